@@ -1,0 +1,298 @@
+"""Coverage of structured pruning: how many architectures can be halved in width, correctly.
+
+Each architecture (toy size, random weights that are nowhere trivial) is asked to lose half the units of every group.
+Success: the forward runs, the outputs have the same shapes, at least 25 % of the parameters are gone, and the result
+is what the original gives with the removed channels masked. `lessen` checks this itself before it hands over a
+model; here it is checked again, for everybody, in single precision.
+
+    python benchmarks/structured_coverage.py [--quick] [--only NAME ...] [--without-peers]
+
+Torch-Pruning gets the same list, the same inputs, an importance that drops every other channel, `num_heads` where it
+must be told, the repairs of attention modules that its examples make, and the layers that make the outputs as `ignored_layers`. What indices it removed is read off a second copy whose
+weights are their own positions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+warnings.simplefilter("ignore")
+
+import torch
+from structured_configs import CONFIGS, build
+from structured_nets import NETS
+from torch import Tensor, nn
+
+from lessen.models.groups import find_groups
+from lessen.models.groups.trace import call, plain_eval, tensors
+from lessen.models.surgery import Edit, shrink_with_edits
+from lessen.models.surgery.cut import Cut, edits_of
+from lessen.models.surgery.oracle import disagreement, masked_outputs
+
+LIMIT = 20  # seconds for one architecture and one tool
+QUICK = ("resnet_basic", "densenet", "shufflenet_v2", "mobilenet_v3", "unet", "lstm", "gpt_fused", "vit_timm", "bert",
+         "gpt2", "llama", "t5", "swin", "wav2vec2")
+RESULTS = Path(__file__).parent / "results" / "structured_coverage.json"
+
+
+class TooSlow(Exception):
+    """The time for one architecture is over."""
+
+
+def limited(work: Callable[[], dict]) -> dict:
+    """Run `work`; a failure is a result too."""
+
+    def over(*_: Any) -> None:
+        raise TooSlow(f"more than {LIMIT} s")
+
+    signal.signal(signal.SIGALRM, over)
+    signal.alarm(LIMIT)
+    try:
+        return work()
+    except Exception as error:  # peers fail in many ways
+        first = (str(error).splitlines() or [""])[0]
+        return {"ok": False, "note": f"{type(error).__name__}: {first[:160]}"}
+    finally:
+        signal.alarm(0)
+
+
+def make(name: str) -> tuple[nn.Module, Any]:
+    """The network with weights that hide nothing (no zero biases, no unit scales), and inputs."""
+    torch.manual_seed(0)
+    model, inputs = (NETS[name][0]().eval(), NETS[name][1]()) if name in NETS else build(name.removeprefix("hf_"))
+    noise = torch.Generator().manual_seed(1)
+    for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            drawn = torch.rand(tensor.shape, generator=noise) * 0.2
+            tensor.data.add_(drawn if "var" in path else drawn - 0.1)
+    return model, inputs
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def run(model: nn.Module, inputs: Any) -> list[Tensor]:
+    with plain_eval(model):
+        return tensors(call(model, inputs))
+
+
+def verdict(before: nn.Module, after: nn.Module, inputs: Any) -> dict:
+    """Runs, same shapes, at least a quarter gone."""
+    shapes = [t.shape for t in run(before, inputs)] == [t.shape for t in run(after, inputs)]
+    gone = 1 - count(after) / count(before)
+    note = "" if shapes and gone >= 0.25 else ("other output shapes" if not shapes else f"{gone:.0%} gone")
+    return {"ok": shapes and gone >= 0.25, "gone": gone, "note": note}
+
+
+def ours(name: str) -> dict:
+    """Half of every group."""
+    model, inputs = make(name)
+    start = time.perf_counter()
+    grouping = find_groups(model, inputs)
+    analysis = time.perf_counter() - start
+    removals = {g.name: list(range(0, g.size, 2))[: g.size // 2] for g in grouping.groups}
+    shrunk = shrink_with_edits(model, removals, inputs, grouping)
+    expected, _ = masked_outputs(model, inputs, Cut(grouping.flow, edits_of(grouping, removals)))
+    wrong = disagreement(run(shrunk.model, inputs), expected, 1e-4)
+    found = verdict(model, shrunk.model, inputs)
+    return {**found, "ok": found["ok"] and not wrong, "wrong": bool(wrong), "analysis": analysis, "form": shrunk.form,
+            "reachable": grouping.reachable, "seconds": time.perf_counter() - start}
+
+
+def theirs(name: str) -> dict:
+    """Torch-Pruning as its documentation says."""
+    import torch_pruning as tp
+
+    model, inputs = make(name)
+    grouping = find_groups(model, inputs)
+    positions = copy.deepcopy(model)
+    for p in positions.parameters():
+        p.data = torch.arange(p.numel(), dtype=torch.float64).view(p.shape)
+    pruned = copy.deepcopy(model)
+    start = time.perf_counter()
+    analysis = _prune(tp, pruned, inputs, grouping)
+    seconds = time.perf_counter() - start
+    found = {**verdict(model, pruned, inputs), "analysis": analysis, "seconds": seconds, "wrong": False}
+    if found["ok"]:
+        wrong = _judged(tp, model, pruned, inputs, grouping)
+        found = {**found, "wrong": bool(wrong), "ok": not wrong, "note": wrong}
+    return found
+
+
+def _prune(tp: Any, model: nn.Module, inputs: Any, grouping: Any) -> float:
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    pruner = tp.pruner.BasePruner(
+        model, inputs if isinstance(inputs, dict) else tuple(inputs), importance=_Positional(), pruning_ratio=0.5,
+        ignored_layers=_output_layers(model, grouping), num_heads=_heads(model), forward_fn=call,
+        output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None])
+    analysis = time.perf_counter() - start
+    pruner.step()
+    _repair(model, pruner.num_heads)
+    return analysis
+
+
+def _repair(model: nn.Module, heads: dict[nn.Module, int]) -> None:
+    """What its examples do after pruning attention: set the widths that the attention modules keep."""
+    for module in model.modules():
+        inside = [(name, m) for name, m in module.named_children() if m in heads]
+        if inside:
+            name, projection = inside[0]
+            width = projection.out_features // (3 if "qkv" in name else 1)
+            values = {"head_dim": width // heads[projection], "attention_head_size": width // heads[projection],
+                      "all_head_size": width}
+            for attribute, value in values.items():
+                if isinstance(getattr(module, attribute, None), int):
+                    setattr(module, attribute, value)
+
+
+class _Positional:
+    """Importance that prunes every other channel, so that a second run on a copy prunes the same."""
+
+    def __call__(self, group: Any, **_: Any) -> Tensor:
+        n = len(group[0].idxs)
+        return (torch.arange(n) % 2).float() + torch.arange(n) * 1e-4
+
+
+def _output_layers(model: nn.Module, grouping: Any) -> list[nn.Module]:
+    modules = dict(model.named_modules())
+    kept = {left.name.rpartition(".")[0] for left in grouping.left if left.reason == "output of the network"}
+    return [modules[k] for k in kept if isinstance(modules.get(k), (nn.Linear, nn.modules.conv._ConvNd))]
+
+
+def _heads(model: nn.Module) -> dict[nn.Module, int]:
+    """Number of heads of every projection to queries, keys and values, from the module that holds it."""
+    found: dict[nn.Module, int] = {}
+    for module in model.modules():
+        names = ("num_heads", "num_attention_heads", "n_heads", "n_head", "h")
+        heads = next((getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)), None)
+        config = getattr(module, "config", None)
+        if heads is None and "Attention" in type(module).__name__ and config is not None:
+            heads = next((getattr(config, n) for n in names if isinstance(getattr(config, n, None), int)), None)
+        for name, child in module.named_children() if heads else ():
+            if isinstance(child, nn.Linear) and name.split("_")[0] in {"q", "k", "v", "query", "key", "value", "qkv", "kk"}:
+                found[child] = heads
+    return found
+
+
+def _judged(tp: Any, model: nn.Module, pruned: nn.Module, inputs: Any, grouping: Any) -> str:
+    """Its result against the masked original; empty where it agrees or the oracle does not know this removal."""
+    coded = copy.deepcopy(model)
+    for p in coded.parameters():
+        p.data = torch.arange(p.numel(), dtype=torch.float32).view(p.shape)
+    _prune(tp, coded, inputs, grouping)
+    old, edits = dict(model.named_parameters()), []
+    for path, p in coded.named_parameters():
+        for dim in range(p.ndim):
+            if path in old and p.shape[dim] != old[path].shape[dim]:
+                stride = old[path].stride(dim)
+                kept = p.movedim(dim, 0).reshape(p.shape[dim], -1)[:, 0].long() // stride % old[path].shape[dim]
+                edits.append(Edit(path, dim, tuple(kept.tolist())))
+    cut = Cut(grouping.flow, edits)
+    if {(e.path, e.dim): e.kept for e in edits} != {(e.path, e.dim): e.kept for e in cut.all_edits() if e.path in old}:
+        return _judged_plainly(model, pruned, inputs, edits)
+    return disagreement(run(pruned, inputs), masked_outputs(model, inputs, cut)[0], 1e-3)
+
+
+def _judged_plainly(model: nn.Module, pruned: nn.Module, inputs: Any, edits: list[Edit]) -> str:
+    """Zero the removed channels where they are made: enough where zero stays zero (convolutional networks)."""
+    strange = (nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.ConvTranspose2d, nn.RNNBase)
+    if any(isinstance(m, strange) for m in model.modules()) or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        return ""
+    masked = copy.deepcopy(model)
+    named = dict(masked.named_parameters())
+    for edit in edits:
+        if edit.dim == 0:
+            gone = [i for i in range(named[edit.path].shape[0]) if i not in edit.kept]
+            named[edit.path].data.index_fill_(0, torch.tensor(gone), 0)
+    return disagreement(run(pruned, inputs), run(masked, inputs), 1e-3)
+
+
+def summary(who: str, found: dict[str, dict]) -> Iterator[dict]:
+    """The rows named in the project's list of figures."""
+    n = len(found)
+    gone = [f.get("gone", 0.0) if f["ok"] else 0.0 for f in found.values()]
+    times = [f["analysis"] for f in found.values() if "analysis" in f]
+    figures = {"share": (sum(f["ok"] for f in found.values()) / n, "share"),
+               "parameters_share": (statistics.mean(gone), "share"),
+               "wrong": (sum(f.get("wrong", False) for f in found.values()), "architectures"),
+               "seconds": (statistics.median(times) if times else None, "s, median of the analysis")}
+    for figure, (value, unit) in figures.items():
+        yield {"who": who, "what": "all", "figure": figure, "value": value, "unit": unit, "n": n}
+
+
+def save(found: dict[str, dict[str, dict]], seconds: float, path: Path) -> None:
+    """Everything so far, in one piece or not at all."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    rows = [row for who, results in found.items() if results for row in summary(who, results)]
+    rows += [{"who": who, "what": what, "figure": "halved", "value": int(f["ok"]), "unit": "", "n": 1,
+              **{k: v for k, v in f.items() if k != "ok"}} for who, results in found.items() for what, f in results.items()]
+    record = {"command": " ".join(["python", "benchmarks/structured_coverage.py", *sys.argv[1:]]), "commit": commit,
+              "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+              "versions": _versions(), "seconds": seconds, "rows": rows}
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1))
+    part.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "transformers", "torch-pruning", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def main() -> None:
+    """Run ours and theirs, one architecture after the other."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    clash = {n: f"hf_{n}" for n in CONFIGS if n in NETS}
+    names = [*NETS, *(clash.get(n, n) for n in CONFIGS)]
+    names = list(options.only or (QUICK if options.quick else names))
+    peer = f"torch-pruning {_versions()['torch-pruning']}"
+    found: dict[str, dict[str, dict]] = {"lessen": {}, peer: {}}
+    start = time.perf_counter()
+    for name in names:
+        found["lessen"][name] = limited(lambda name=name: ours(name))
+        if not options.without_peers:
+            found[peer][name] = limited(lambda name=name: theirs(name))
+        print(f"{name:18s}", "   ".join(_line(results[name]) for results in found.values() if name in results), flush=True)
+        save(found, time.perf_counter() - start, options.out)
+    for who, results in found.items():
+        if results:
+            print(who, {r["figure"]: r["value"] for r in summary(who, results)})
+
+
+def _line(f: dict) -> str:
+    mark = "ok   " if f["ok"] else ("WRONG" if f.get("wrong") else "fails")
+    return f"{mark} {f.get('gone', 0):4.0%} gone {f.get('analysis', 0):6.2f} s {f.get('form', ''):6s} {f.get('note', '')[:60]}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The account: every figure of the report, measured on the files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from .bench import Compressed
+from .budget import Budget
+from .codings import Codebook, Coding, Grid, LowRank, Sparse
+from .data import Score, enough
+from .data.interval import Drop as PairedDrop
+from .data.interval import _relative as is_relative
+from .errors import LessenError
+from .folder import RunFolder
+from .job import Job
+from .models import Layer
+from .plan import Treatment
+from .report import (
+    Coverage, DataParts, Demand, Drop, File, Kernels, Latency, LayerRow, Left, Measured, Metric, Ratios, Report, Verdict,
+)  # fmt: skip
+from .search.journey import Found
+from .targets import compare, machine, peak_memory, versions
+from .verify import one_sample, sqnr_db
+
+
+def account(job: Job, found: Found, compressed: Compressed, folder: RunFolder) -> Report:
+    """Measures the artifact against the baseline, on the test part and by the clock, and writes it all down."""
+    artifact, packed = folder.path("model" + job.target.suffix), folder.path("model.lessen")
+    original = found.judge.original(job.data.test)
+    score, drop = found.judge.drop(artifact, job.data.test)
+    before, after = _measured(job, found, compressed, artifact, original, score)
+    ratios = _ratios(before, after, packed)
+    verdict = _verdict(job.budget, drop, before, after, found.reason)
+    kernels = job.target.verify(artifact)
+    return Report(
+        model=job.model.origin or job.model.name, target=job.target.name, baseline=before, result=after,
+        drop=_drop(job, drop, original), ratios=ratios, layers=_rows(job, found, compressed),
+        plan_sha256=found.plan.sha256(), seed=job.seed, versions=versions(), machine=_flat(machine()), seconds={},
+        budget=verdict, data=_parts(job), coverage=_coverage(found), curve=tuple(found.points),
+        risks=_risks(job, found, drop, kernels.integer, kernels.floating), files=_files(folder),
+        kernels=Kernels(len(kernels.integer), len(kernels.floating)), command=_command(job),
+    )  # fmt: skip
+
+
+def _measured(
+    job: Job, found: Found, compressed: Compressed, artifact: Path, original: Score, score: Score
+) -> tuple[Measured, Measured]:
+    one = one_sample(job.data.test)
+    times = compare([found.judge.baseline, artifact], one, job.target)
+    macs = found.macs
+    parameters = (job.model.parameters, sum(p.numel() for p in compressed.module.parameters()))
+    made = []
+    for path, latency, s, p, m in zip((found.judge.baseline, artifact), times, (original, score), parameters, macs, strict=True):
+        clock = Latency(latency.median, latency.p10, latency.p90, latency.batch)
+        metric = Metric(s.metric.name, s.value, s.n, s.metric.higher_is_better, not is_relative(s.metric, original.value))
+        made.append(Measured(path.stat().st_size, p, m, metric, clock, _memory(job, path, one)))
+    return made[0], made[1]
+
+
+def _memory(job: Job, path: Path, inputs: object) -> int | None:
+    try:
+        return peak_memory(path, inputs, job.target).peak  # type: ignore[arg-type]
+    except LessenError:
+        return None
+
+
+def _ratios(before: Measured, after: Measured, packed: Path) -> Ratios:
+    memory = None
+    if before.peak_memory_bytes and after.peak_memory_bytes:
+        memory = before.peak_memory_bytes / after.peak_memory_bytes
+    assert before.latency_ms is not None and after.latency_ms is not None
+    return Ratios(
+        size=before.file_bytes / after.file_bytes,
+        packed_size=before.file_bytes / packed.stat().st_size,
+        latency=before.latency_ms.median / after.latency_ms.median,
+        memory=memory,
+        macs=before.macs / after.macs if after.macs else None,
+    )
+
+
+def _drop(job: Job, drop: PairedDrop, original: Score) -> Drop:
+    """In the units of the metric: points become shares, percent of the original's error become the error's own unit."""
+    unit = abs(original.value) / 100 if is_relative(job.metric, original.value) else 0.01
+    return Drop(*(unit * v for v in (drop.value, drop.low, drop.high)), confidence=drop.confidence)
+
+
+def _verdict(budget: Budget, drop: PairedDrop, before: Measured, after: Measured, reason: str) -> Verdict:
+    assert after.latency_ms is not None
+    figures: dict[str, float | None] = {
+        "drop": drop.value, "file_bytes": after.file_bytes, "latency_ms": after.latency_ms.median,
+        "ratio": before.file_bytes / after.file_bytes, "memory_bytes": after.peak_memory_bytes,
+    }  # fmt: skip
+    return Verdict.of([Demand(*row) for row in budget.account(figures)], reason)
+
+
+def _parts(job: Job) -> DataParts:
+    calibration, validation, test = (p.n for p in job.data.parts)
+    return DataParts(calibration, validation, test, job.metric.against == "labels", job.metric.name)
+
+
+def _coverage(found: Found) -> Coverage:
+    traced = found.bench.traced
+    return Coverage(traced.share, tuple(Left(n, w) for n, w in traced.left))
+
+
+def _rows(job: Job, found: Found, compressed: Compressed) -> tuple[LayerRow, ...]:
+    return tuple(_row(job, found, layer, compressed) for layer in compressed.layers.values())
+
+
+def _row(job: Job, found: Found, layer: Layer, compressed: Compressed) -> LayerRow:
+    treatment, coding = compressed.treatments.get(layer.name, Treatment()), compressed.codings.get(layer.name)
+    before = 4 * layer.weight.numel()
+    chosen = found.predicted.get(layer.name)
+    if coding is None:
+        why = found.why.get(layer.name) or "kept: nothing cheaper was worth its harm"
+        return LayerRow(layer.name, layer.kind, "kept", False, why, before, before, bits=32.0,
+                        parameters=layer.weight.numel(), macs=layer.macs)  # fmt: skip
+    runs = f"{treatment.activations}-bit integers" if treatment.activations else "stored small, computed in float"
+    return LayerRow(
+        layer.name, layer.kind, label(treatment), True, runs, before, job.target.nbytes(layer, coding),
+        sqnr_db(layer.matrix, coding.decode()), bits_of(coding), float((coding.decode() == 0).float().mean()),
+        chosen.harm if chosen else None, layer.weight.numel(), layer.macs,
+    )  # fmt: skip
+
+
+def label(treatment: Treatment) -> str:
+    """A treatment in a few words: "Uniform 8 bit"."""
+    if treatment.technique is None:
+        return "kept"
+    values = treatment.describe()
+    return _words(values)
+
+
+def _words(values: Mapping[str, object]) -> str:
+    options = [f"{k}={_words(v) if isinstance(v, dict) else v}" for k, v in values.items() if k not in ("technique", "activations")]
+    return str(values["technique"]) + (f"({', '.join(options)})" if options else "")
+
+
+def bits_of(coding: Coding) -> float:
+    """Bits of one stored weight before entropy coding."""
+    if isinstance(coding, Grid):
+        return float(coding.bits)
+    if isinstance(coding, Codebook):
+        return math.ceil(math.log2(max(coding.centroids.shape[1], 2)))
+    if isinstance(coding, LowRank):
+        rows, columns = coding.shape
+        sides = (coding.left, coding.right)
+        return sum(bits_of(c) * c.shape[0] * c.shape[1] for c in sides) / (rows * columns)
+    if isinstance(coding, Sparse):
+        return 32.0 * coding.values.numel() / coding.mask.numel()
+    return 32.0
+
+
+def _risks(job: Job, found: Found, drop: PairedDrop, integer: tuple[str, ...], floating: tuple[str, ...]) -> tuple[str, ...]:
+    risks = list(job.data.warnings)
+    if job.budget.max_drop is not None:
+        few = enough(job.data.test.n, job.budget.max_drop, job.metric)
+        risks += [few] if few else []
+        if drop.value <= job.budget.max_drop < drop.high:
+            risks.append(
+                f"the measured drop holds, but its {drop.confidence:.0%} interval reaches {drop.high:.2f} points"
+            )
+    asked = sum(1 for t in found.treatments.values() if t.activations)
+    if asked and len(integer) < asked // 2:
+        risks.append(f"only {len(integer)} of {len(integer) + len(floating)} products run in integers, {asked} layers were meant to")
+    if found.judge.consulted > 1:
+        risks.append(f"the test part was looked at {found.judge.consulted} times, so its drop is slightly flattered")
+    if found.bench.traced.why:
+        risks.append(f"the network could not be traced ({found.bench.traced.why}); layers were found by module type")
+    return tuple([*risks, *found.risks])
+
+
+def _files(folder: RunFolder) -> tuple[File, ...]:
+    return tuple(File(p.name, p.name, p.stat().st_size) for p in sorted(folder.work.iterdir())
+                 if p.is_file() and p.name != "run.log")  # fmt: skip
+
+
+def _command(job: Job) -> str:
+    return f"{job.model.origin or job.model.name}: {job.budget.describe()}, metric {job.metric.name}"
+
+
+def _flat(values: Mapping[str, object]) -> dict[str, str | int | float]:
+    return {k: v if isinstance(v, (int, float)) else " ".join(v) if isinstance(v, list) else str(v) for k, v in values.items()}

@@ -1,0 +1,118 @@
+"""`Exporter`: a compressed network becomes a file of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from .bench import Bench, Compressed
+from .codings import Coding, Dense, LowRank, Sparse
+from .data import Part
+from .plan import Treatment
+from .targets import Coded, Execution, Range, Target, float_onnx
+from .targets.export import PERMUTED
+
+
+@dataclass(eq=False)
+class Exporter:
+    """Writes files of one bench: its float graph is exported once, activation ranges are measured once.
+
+    Args:
+        target: where the files will run.
+        bench: the network they are made of.
+        inputs: example inputs.
+        calibration: what activation ranges are measured on.
+    """
+
+    target: Target
+    bench: Bench
+    inputs: tuple[Tensor, ...]
+    calibration: Part
+    graph: ir.Model = field(init=False)
+    _ranges: dict[str, Range] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.graph = float_onnx(self.bench.module, self.inputs)
+
+    def write_original(self, path: Path) -> Path:
+        """The network in float32."""
+        return self.target.export(self.graph, path, None, {})
+
+    def write(self, compressed: Compressed, path: Path) -> Path:
+        """The compressed network."""
+        coded = coded_of(compressed)
+        graph = self.graph_of(compressed)
+        return self.target.export(graph, path, coded, self._ranges_for(graph, coded))
+
+    def graph_of(self, compressed: Compressed) -> ir.Model:
+        """The float graph with the parameters of now (corrected biases, trained norms), but for coded weights.
+
+        Those keep the values that they had before coding: that is how a target finds them.
+        """
+        return _patched(self.graph, self.bench.module, compressed)
+
+    def _ranges_for(self, graph: ir.Model, coded: Coded) -> Mapping[str, Range]:
+        """Ranges of every activation that could be quantized; measured at the first need, for all plans alike."""
+        if not any(how == "int8" for how in coded.execution.values()):
+            return {}
+        if not self._ranges:
+            everything = Coded(coded.layers, coded.codings, dict.fromkeys(coded.execution, "int8"))
+            batches = (b.inputs for b in self.calibration.batches())
+            self._ranges = dict(self.target.ranges(self.graph, everything, batches))
+        missing = set(self._needed(graph, coded)) - set(self._ranges)
+        if missing:
+            self._ranges |= self.target.ranges(self.graph, coded, (b.inputs for b in self.calibration.batches()))
+        return self._ranges
+
+    def _needed(self, graph: ir.Model, coded: Coded) -> tuple[str, ...]:
+        from .targets.qdq import activations
+
+        rules = getattr(self.target, "rules", None)
+        return () if rules is None else activations(graph, coded, rules).tensors
+
+
+def coded_of(compressed: Compressed) -> Coded:
+    """The plan in the terms of a file."""
+    layers = tuple(compressed.layers.values())
+    execution = {
+        name: _execution(compressed.treatments.get(name, Treatment()), compressed.codings.get(name))
+        for name in compressed.layers
+    }
+    return Coded(layers, compressed.codings, execution)
+
+
+def _execution(treatment: Treatment, coding: Coding | None) -> Execution:
+    if coding is None or isinstance(coding, (Dense, Sparse)):
+        return "float"
+    if isinstance(coding, LowRank) and treatment.activations is None:
+        return "float" if isinstance(coding.left, Dense) else "weight"
+    return "int8" if treatment.activations else "weight"
+
+
+def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed) -> ir.Model:
+    old, new = before.state_dict(), compressed.module.state_dict()
+    named = getattr(before, "initializer_of", lambda name: (name, False))
+    changed = [k for k, v in new.items() if k in old and k not in compressed.codings and not torch.equal(old[k], v)]
+    if not changed:
+        return graph
+    made = graph.clone()
+    for name in changed:
+        value = made.graph.initializers.get(named(name)[0])
+        if value is not None and value.const_value is not None:
+            array = _arranged(new[name].detach().numpy(), value)
+            value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
+    return made
+
+
+def _arranged(array: np.ndarray, value: ir.Value) -> np.ndarray:
+    permuted = value.metadata_props.get(PERMUTED)
+    if permuted:
+        array = array.transpose([int(d) for d in permuted.split(",")])
+    held = value.const_value.shape.numpy()  # type: ignore[union-attr]
+    return array.reshape(held) if array.shape != held else array

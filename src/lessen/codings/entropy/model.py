@@ -1,0 +1,97 @@
+"""The entropy model of a plane: which bits are coded, with which frequency table; chosen by counting bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import contexts, tables
+from .contexts import Contexts
+
+_FOLDS = 6  # how many ways to leave low bits uncoded are tried
+_SYMBOLS_A_CONTEXT = 1024  # fewer don't earn a table
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """How the symbols of a plane are coded; `bits` is what that takes, tables included (known to the writer only)."""
+
+    fold: int  # low bits left uncoded
+    precision: int
+    tables: tuple[tables.Table, ...]
+    contexts: Contexts | None = None
+    bits: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Symbols in a table."""
+        return self.tables[0].levels.size
+
+    def frequencies(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frequency and start of each symbol in each context, uint32 [contexts, width] both."""
+        f = np.stack([t.frequencies(self.precision) for t in self.tables])
+        return f, (np.cumsum(f, 1) - f).astype(np.uint32)
+
+
+def fit(symbols: np.ndarray, shape: tuple[int, ...], magnitude: np.ndarray | None = None) -> Model:
+    """The cheapest model of these symbols (uint16, flat, from 0 up).
+
+    Args:
+        shape: of the array they come from; the rows and columns of a matrix are used to predict.
+        magnitude: integers >= 0 of that shape, how unusual each symbol is; by default its distance from the mode.
+    """
+    counts = np.bincount(symbols)
+    one = _one_table(counts)
+    if len(shape) != 2 or min(shape) < 2 or symbols.size < 2 * _SYMBOLS_A_CONTEXT:
+        return one
+    if magnitude is None:
+        magnitude = np.abs(symbols.astype(np.int32) - int(counts.argmax())).reshape(shape)
+    return min(one, _by_context(symbols, magnitude, one), key=lambda m: m.bits)
+
+
+def _one_table(counts: np.ndarray) -> Model:
+    """The cheapest model of one table; folds are priced in the order of a lower bound, until it says stop."""
+    n, width = int(counts.sum()), (counts.size - 1).bit_length()
+    first, best = max(0, width - 12), None
+    folds = [(_least_bits(_fold(counts, f)) + n * f, f) for f in range(first, max(min(first + _FOLDS, width), 1))]
+    for least, fold in sorted(folds):
+        if best is not None and least >= best.bits:
+            break
+        folded = _fold(counts, fold)
+        precision = 12 if n < 4096 and folded.size < 512 else 14 if n < 1 << 17 and folded.size < 1024 else 15
+        [(table, bits)] = tables.cheapest(folded[None], precision)
+        model = Model(fold, precision, (table,), bits=bits + n * fold)
+        best = model if best is None or model.bits < best.bits else best
+    assert best is not None  # there is always one fold
+    return best
+
+
+def _least_bits(counts: np.ndarray) -> float:
+    """No table codes these counts in fewer bits: their entropy, and a bit for each symbol of the table."""
+    seen = counts[counts > 0]
+    return float((seen * np.log2(seen.sum() / seen)).sum()) + 8 + counts.size
+
+
+def _by_context(symbols: np.ndarray, magnitude: np.ndarray, one: Model) -> Model:
+    """The cheapest model of several tables, folded as `one` is."""
+    rows, columns = contexts.levels(magnitude, 1), contexts.levels(magnitude, 0)
+    width, sums = one.width, int(rows.max()) + int(columns.max()) + 1
+    of_sum = (rows.astype(np.int32)[:, None] * width + columns.astype(np.int32) * width).reshape(-1)
+    counts = np.bincount(of_sum + (symbols >> one.fold), minlength=sums * width).reshape(sums, width)
+    side = symbols.size * one.fold + sum(64 + _one_table(np.bincount(s)).bits for s in (rows, columns))
+    best, finest = replace(one, bits=np.inf), one.tables[0].fineness
+    for count in (2, 4, 8, contexts.MAX_CONTEXTS):
+        cuts = contexts.cut(counts.sum(1), count)
+        if not cuts or symbols.size < count * _SYMBOLS_A_CONTEXT:
+            break
+        merged = np.add.reduceat(counts, (0, *cuts))
+        fits = tables.cheapest(merged, one.precision, range(max(0, finest - 2), finest + 1))
+        bits = side + sum(b for _, b in fits)
+        if bits < best.bits:
+            best = replace(one, tables=tuple(t for t, _ in fits), contexts=Contexts(rows, columns, cuts), bits=bits)
+    return best
+
+
+def _fold(counts: np.ndarray, fold: int) -> np.ndarray:
+    return np.add.reduceat(counts, np.arange(0, counts.size, 1 << fold))

@@ -1,0 +1,96 @@
+"""`Job`: the model, the data and the demands, opened and checked against each other before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .budget import Budget
+from .data import Data, Metric, load_data, metric_for, metric_from
+from .errors import LessenError
+from .models import Model, load
+from .statistics.losses import error_of_outputs, sampled_labels
+from .targets import Target
+from .targets import target as target_named
+from .techniques import named
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be done, with everything at hand.
+
+    Args:
+        model: with example inputs.
+        data: calibration, validation and test.
+        metric: what the promise is about.
+        budget: what is demanded.
+        target: where the result will run.
+        using: techniques, as types (all their settings) or instances.
+        train: data to fine-tune on, or None.
+    """
+
+    model: Model
+    data: Data
+    metric: Metric
+    budget: Budget
+    target: Target
+    using: tuple[Any, ...]
+    train: Data | None = None
+    seed: int = 0
+
+    @property
+    def loss(self) -> Callable[[Any, Any], Tensor]:
+        """What the Fisher information is of: cross entropy for a classifier, relative output error otherwise."""
+        labels = next(self.data.validation.batches(1)).labels
+        classes = labels is not None and not labels.is_floating_point()
+        return sampled_labels if classes and self.metric.name in ("accuracy", "top5", "f1") else error_of_outputs
+
+
+def open_job(
+    model: Any, data: Any, budget: Any, target: Any, using: Any, *, metric: Any = None, train: Any = None,
+    seed: int = 0, trust: bool = False,
+) -> Job:  # fmt: skip
+    """Opens everything and tries the network on the first samples, so that what is wrong is said at once."""
+    opened = load(model, trust=trust)
+    place = target_named(target)
+    like = example_like(opened)
+    samples = load_data(data, seed=seed, like=like)
+    opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
+    chosen = _metric(metric, samples)
+    if chosen.against == "labels" and samples.labelled:
+        with torch.no_grad():
+            samples.check_against(_first(opened.module(*opened.inputs)))
+    lessons = None if train is None else load_data(train, seed=seed, like=opened.inputs)
+    return Job(opened, samples, chosen, Budget.of(budget), place, named(using), lessons, seed)
+
+
+def example_like(model: Model) -> Any:
+    """What the network says of its own inputs: tensors of the right shape by name, or None when it does not say."""
+    names, shapes = (getattr(model.module, k, None) for k in ("input_names", "input_shapes"))
+    dtypes = getattr(model.module, "input_dtypes", None)
+    if not names or shapes is None or dtypes is None:
+        return None
+    if any(not isinstance(d, int) for shape in shapes for d in shape[1:]):
+        return None
+    return {n: torch.zeros([1, *shape[1:]], dtype=t) for n, shape, t in zip(names, shapes, dtypes, strict=True)}
+
+
+def _metric(metric: Any, data: Data) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric):
+        return metric_from(metric, getattr(metric, "__name__", "metric"))
+    return metric_for(data, metric)
+
+
+def _first(output: Any) -> Tensor:
+    from .data.metrics import first_output
+
+    found = first_output(output)
+    if not found.numel():
+        raise LessenError("the network's output is empty")
+    return found

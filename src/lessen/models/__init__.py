@@ -1,0 +1,8 @@
+"""Doors in, tracing, layers, groups, surgery."""
+
+from .fold import fold_batchnorm
+from .layer import Layer
+from .model import Model, load, python_attribute
+from .trace import Trace, trace
+
+__all__ = ["Layer", "Model", "Trace", "fold_batchnorm", "load", "python_attribute", "trace"]

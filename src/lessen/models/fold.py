@@ -1,0 +1,94 @@
+"""Batch-norm folding: a convolution or linear layer swallows the batch norm behind it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from .layer import Layer
+from .trace import Trace, trace
+
+aten = torch.ops.aten
+_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default, aten.cudnn_batch_norm.default)
+_USERS = (aten.linear.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.convolution.default,
+          aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding, aten.addmm.default,
+          aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)  # fmt: skip
+
+
+def fold_batchnorm(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy of the network in which every batch norm that directly follows a layer is folded into it.
+
+    y = gamma * (W x + b - mu) / sqrt(var + eps) + beta  =  W' x + b'   (Jacob et al. 2018, sec. 3.2)
+
+    Returns the copy and the paths of the batch norms that are gone (each an `nn.Identity` now). The copy is run and
+    compared with the original before it is returned; should they differ, the original comes back, nothing folded.
+    """
+    found = _pairs(trace(module, inputs), module)
+    if not found:
+        return module, ()
+    folded = copy.deepcopy(module)
+    for layer, norm in found:
+        _fold(folded, layer, norm)
+    with torch.no_grad():
+        before, after = _flat(module(*inputs)), _flat(folded(*inputs))
+    scale = before.abs().max().clamp_min(1e-12)
+    if not bool(torch.isfinite(after).all()) or float((before - after).abs().max() / scale) > 1e-3:
+        return module, ()
+    return folded, tuple(norm for _, norm in found)
+
+
+def _flat(output: object) -> Tensor:
+    if isinstance(output, Tensor):
+        return output.detach().float().flatten()
+    values = list(output.values()) if isinstance(output, dict) else list(output)  # type: ignore[call-overload]
+    return torch.cat([_flat(o) for o in values if o is not None]) if values else torch.zeros(0)
+
+
+def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
+    """(layer, path of the batch norm behind it) where nobody else reads what lies between."""
+    if traced.graph is None:
+        return []
+    layers = {layer.name.replace(".", "_"): layer for layer in traced.layers if layer.details.get("uses", 1) == 1}
+    norms = {p.replace(".", "_"): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    pairs: list[tuple[Layer, str]] = []
+    for node in traced.graph.nodes:
+        if node.op != "call_function" or node.target not in _NORMS:
+            continue
+        before, variance = node.args[0], node.args[4]
+        layer = _producer(before, layers)
+        path = norms.get(_holder(variance).removesuffix("_running_var"))
+        if layer is not None and path is not None and len(before.users) == 1:
+            pairs.append((layer, path))
+    once = [p for _, p in pairs]
+    return [(layer, p) for layer, p in pairs if once.count(p) == 1]
+
+
+def _holder(node: object) -> str:
+    """Name of a parameter or buffer placeholder without the prefix that torch.export puts before it."""
+    name = node.name if isinstance(node, fx.Node) and node.op == "placeholder" else ""
+    return name.removeprefix("p_").removeprefix("b_")
+
+
+def _producer(node: fx.Node, layers: dict[str, Layer]) -> Layer | None:
+    if node.op != "call_function" or node.target not in _USERS:
+        return None
+    weights = [layers[_holder(a)] for a in node.args if _holder(a) in layers]
+    return weights[0] if weights else None
+
+
+@torch.no_grad()
+def _fold(module: nn.Module, layer: Layer, path: str) -> None:
+    norm, owner = module.get_submodule(path), module.get_submodule(layer.module)
+    weight: Tensor = getattr(owner, layer.name.rpartition(".")[2])
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)  # type: ignore[operator,union-attr]
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()  # type: ignore[operator]
+    shift = torch.zeros_like(factor) if norm.bias is None else norm.bias.double()  # type: ignore[operator]
+    bias = owner.bias.double() if isinstance(getattr(owner, "bias", None), Tensor) else torch.zeros_like(factor)  # type: ignore[operator]
+    matrix = layer.to_matrix(weight).double() * factor[:, None]
+    weight.copy_(layer.from_matrix(matrix))
+    owner.bias = nn.Parameter(((bias - norm.running_mean.double()) * factor + shift).to(weight.dtype))  # type: ignore[operator,union-attr]
+    parent, _, child = path.rpartition(".")
+    setattr(module.get_submodule(parent), child, nn.Identity())

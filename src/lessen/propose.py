@@ -1,0 +1,117 @@
+"""From layers and techniques to priced candidates: what could be done, how much harm it does, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import torch
+
+from .bench import Bench
+from .codings import Coding, Dense, Grid
+from .errors import LessenError, did_you_mean
+from .models import Layer
+from .plan import Treatment
+from .solve import Candidate
+from .statistics import Statistics
+from .technique import Technique
+
+
+class Prices(Protocol):
+    """What a target knows of costs."""
+
+    def nbytes(self, layer: Layer, coding: Coding) -> int: ...
+    def seconds(self, layer: Layer, coding: Coding, integer: bool) -> float: ...
+    def runs_integers(self, layer: Layer, coding: Coding) -> bool: ...
+
+
+def settings_of(using: Iterable[Any]) -> tuple[Technique, ...]:
+    """Types become all the settings they offer, instances stay as they are; doubles are dropped."""
+    offered: dict[Technique, None] = {}
+    for technique in using:
+        for setting in technique.offers() if isinstance(technique, type) else (technique,):  # type: ignore[attr-defined]
+            offered.setdefault(setting)
+    return tuple(offered)
+
+
+def chosen_layers(layers: Iterable[Layer], where: tuple[str, ...], skip: tuple[str, ...]) -> dict[str, str]:
+    """Layer name -> "" if it may be worked on, else why not. A pattern that matches nothing is an error."""
+    names = [layer.name for layer in layers]
+    for option, patterns in (("--where", where), ("--skip", skip)):
+        for p in patterns:
+            if not any(_matches(n, p) for n in names):
+                raise LessenError(f"no layer matches {p!r}", where=option, mend=did_you_mean(p, names[:40]))
+    return {n: _reason(n, where, skip) for n in names}
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)
+
+
+def _reason(name: str, where: tuple[str, ...], skip: tuple[str, ...]) -> str:
+    if any(_matches(name, p) for p in skip):
+        return "left out by --skip"
+    return "" if not where or any(_matches(name, p) for p in where) else "left out by --where"
+
+
+def propose(
+    bench: Bench,
+    techniques: tuple[Technique, ...],
+    prices: Prices,
+    allowed: dict[str, str],
+    step: Callable[[int], object] = lambda n: None,
+) -> dict[str, list[Candidate]]:
+    """Candidates of every layer: kept as it is, and each technique's setting that the layer can take."""
+    return {layer.name: _candidates(bench, layer, techniques, prices, allowed, step) for layer in bench.traced.layers}
+
+
+def _candidates(
+    bench: Bench,
+    layer: Layer,
+    techniques: tuple[Technique, ...],
+    prices: Prices,
+    allowed: dict[str, str],
+    step: Callable[[int], object],
+) -> list[Candidate]:
+    statistics = bench.statistics.get(layer.name, Statistics())
+    matrix = layer.matrix
+    plain = Dense(matrix)
+    found = [Candidate(layer.name, Treatment(), 0.0, prices.nbytes(layer, plain), prices.seconds(layer, plain, False))]
+    for technique in techniques if not allowed.get(layer.name) else ():
+        try:
+            coding = bench.coding(layer, technique)
+        except LessenError:
+            continue
+        harm = statistics.harm(coding.decode() - matrix)
+        found.extend(_ways_to_run(layer, statistics, technique, coding, harm, prices))
+    step(1)
+    return found
+
+
+def _ways_to_run(
+    layer: Layer, statistics: Statistics, technique: Technique, coding: Coding, harm: float, prices: Prices
+) -> list[Candidate]:
+    """With quantized inputs where the target then runs integers, and with float inputs."""
+    nbytes = prices.nbytes(layer, coding)
+    ways = [Candidate(layer.name, Treatment(technique), harm, nbytes, prices.seconds(layer, coding, False))]
+    if prices.runs_integers(layer, coding):
+        noisy = harm + activation_harm(layer, statistics)
+        ways.append(Candidate(layer.name, Treatment(technique, 8), noisy, nbytes, prices.seconds(layer, coding, True)))
+    return ways
+
+
+def activation_harm(layer: Layer, statistics: Statistics) -> float:
+    """Predicted harm of rounding the layer's input to 8 bits: 1/2 sum_r G_r |w_r|^2 scale^2 / 12.
+
+    The rounding error counts as white and uniform on one step of the range [low, high] (Widrow 1956).
+    """
+    step = (max(statistics.high, 0.0) - min(statistics.low, 0.0)) / 255
+    rows = layer.matrix.double().square().sum(1)
+    weight = torch.ones_like(rows) if statistics.G is None else statistics.G.double()
+    return float(0.5 * (weight * rows).sum()) * step * step / 12
+
+
+def is_integer_grid(coding: Coding) -> bool:
+    """A symmetric grid of at most 8 bits with one scale a row or a tensor: what integer kernels multiply."""
+    return isinstance(coding, Grid) and coding.bits <= 8 and coding.symmetric and coding.scale.shape[1] == 1

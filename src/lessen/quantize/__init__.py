@@ -1,0 +1,5 @@
+"""Fewer bits for each weight: one file a technique."""
+
+from .uniform import Uniform
+
+__all__ = ["Uniform"]

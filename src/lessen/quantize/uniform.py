@@ -1,0 +1,197 @@
+"""`Uniform`: evenly spaced levels, with the rounding error of each weight fed back into the ones still to come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..codings import Grid
+from ..errors import LessenError
+from ..models.layer import Layer
+from ..statistics.problem import Problem, fed_back, problem
+from ..statistics.second_order import Rounding, descend, join
+from ..statistics.statistics import Statistics
+from .scale import fit, levels, unclipped
+
+_ROOM = 1.05  # weights that take up errors leave the range they had: a little wider step clips fewer of them
+_DAMP = {2: 0.02, 3: 0.004}  # measured on layer problems; from four bits on none is best
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform quantization of a weight at `bits` bits: value = (code - zero point) * scale.
+
+    The step minimises the squared error weighted by the input's second moment; codes are then rounded column by
+    column with error feedback (GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323) and, at five bits and
+    fewer, improved by coordinate descent and least-squares steps on the same error. The outcome is never worse than
+    rounding to nearest, which is also what is left where the second moment is missing or singular.
+
+    Args:
+        bits: 2 to 16.
+        per: one step for each output "channel", for the whole "tensor", or for groups of this many columns.
+        symmetric: zero point 0; else an integer one for each step.
+        feedback: False rounds to nearest.
+        sweeps: rounds of coordinate descent; None picks by the number of bits.
+
+    >>> Uniform(bits=4, per=32).encode(layer, statistics)  # doctest: +SKIP
+    """
+
+    bits: int = 8
+    per: str | int = "channel"
+    symmetric: bool = True
+    feedback: bool = True
+    sweeps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (_is_int(self.bits) and 2 <= self.bits <= 16):
+            raise LessenError(f"bits={self.bits!r}", where="Uniform", mend="give 2 to 16 bits")
+        if not (self.per in ("channel", "tensor") or (_is_int(self.per) and int(self.per) > 0)):
+            raise LessenError(
+                f"per={self.per!r}", where="Uniform", mend='give "channel", "tensor", or columns per group (32, 128)'
+            )
+        if self.sweeps is not None and not (_is_int(self.sweeps) and 0 <= self.sweeps <= 100):
+            raise LessenError(f"sweeps={self.sweeps!r}", where="Uniform", mend="give 0 to 100, or None")
+
+    def encode(self, layer: Layer, statistics: Statistics) -> Grid:
+        """The layer's weight on a grid; `LessenError` if groups don't divide its columns or weights aren't finite."""
+        p = problem(layer, statistics)
+        size = self._group_size(layer)
+        values, weights = _strips(p, self.per, size)
+        grid = _Levels.of(p, self.per, size, fit(values, weights, self.bits, self.symmetric), self.bits)
+        Q = grid.nearest(p.W)
+        if self.feedback and p.H is not None:
+            wider = replace(grid, scale=grid.scale * _ROOM)
+            if self.bits >= 6:  # what is clipped costs more than fine steps gain
+                wider = _Levels.of(p, self.per, size, unclipped(values, self.bits, self.symmetric), self.bits)
+            back = fed_back(p, wider.rounding, _DAMP.get(self.bits, 0.0))
+            if back is not None and p.harm(back) <= p.harm(Q):
+                grid, Q = wider, back
+            Q = grid.improve(p, Q, self._sweeps)
+        return grid.coding(Q, self.bits)
+
+    @property
+    def _sweeps(self) -> int:
+        return self.sweeps if self.sweeps is not None else (0 if self.bits > 5 else 1 if self.bits > 3 else 2)
+
+    def _group_size(self, layer: Layer) -> int:
+        columns = layer.shape[1]
+        if isinstance(self.per, str):
+            return columns
+        if columns % self.per:
+            raise LessenError(
+                f"{columns} columns can't be cut into groups of {self.per}", where=layer.name, mend='use per="channel"'
+            )
+        return self.per
+
+    @classmethod
+    def offers(cls) -> tuple[Uniform, ...]:
+        """Each number of bits per channel, and the four-bit groups that weight-only kernels run."""
+        return (*(cls(b) for b in (8, 7, 6, 5, 4)), cls(4, 32), cls(4, 128), cls(3), cls(2))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _strips(p: Problem, per: str | int, size: int) -> tuple[Tensor, Tensor]:
+    """Values that share a step, one row each, and their weights."""
+    matrix, weights = p.matrix, p.column_weights()
+    if per == "tensor":
+        return matrix.reshape(1, -1), (weights * p.G[:, None]).reshape(1, -1)
+    if per == "channel":
+        return matrix, weights
+    return matrix.reshape(-1, size), weights.expand(matrix.shape).reshape(-1, size)
+
+
+@dataclass(eq=False)
+class _Levels:
+    """A grid under work, in the layout of a problem: `scale`, `low`, `high` [groups or 1, steps, rows or 1]."""
+
+    scale: Tensor
+    zero: Tensor
+    low: Tensor
+    high: Tensor
+    size: int
+    keep: Tensor | None
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, p: Problem, per: str | int, size: int, fitted: tuple[Tensor, Tensor], bits: int) -> _Levels:
+        groups, columns, rows = p.W.shape
+        low, high = levels(bits)
+        if per == "tensor":
+            scale, zero = (t.float().reshape(1, 1, 1) for t in fitted)
+        else:
+            scale, zero = (t.float().reshape(groups, rows, -1).transpose(1, 2).contiguous() for t in fitted)
+        return cls(scale, zero, low - zero, high - zero, size, p.keep, (groups * rows, columns))
+
+    def nearest(self, W: Tensor) -> Tensor:
+        scale, low, high = (t.repeat_interleave(self.size, 1) if t.shape[1] > 1 else t for t in self._bounds)
+        Q = torch.minimum(torch.maximum((W / scale).round_(), low), high).mul_(scale)
+        return Q if self.keep is None else Q * self.keep
+
+    @property
+    def _bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.scale, self.low, self.high
+
+    def rounding(self, order: Tensor | None = None) -> Rounding:
+        """The nearest level for column j of the given order."""
+        places = None if order is None else order.tolist()
+        keep = self.keep if self.keep is None or order is None else self.keep[:, order]
+
+        def round_to(x: Tensor, j: int) -> Tensor:
+            n = (j if places is None else places[j]) // self.size
+            scale, low, high = self.scale[:, n], self.low[:, n], self.high[:, n]
+            q = (x / scale).round_()
+            q = torch.minimum(torch.maximum(q, low), high).mul_(scale)
+            return q if keep is None else q.mul_(keep[:, j])
+
+        return round_to
+
+    def improve(self, p: Problem, Q: Tensor, sweeps: int) -> Tensor:
+        """Steps by least squares and codes by coordinate descent, in turn; the error never grows."""
+        assert p.H is not None
+        if not sweeps:
+            return Q
+        F = p.H @ (p.W - Q)
+        for _ in range(sweeps):
+            Q, F = self._refit(p, Q, F)
+            descend(Q, F, p.H, self.rounding())
+        return self._refit(p, Q, F)[0]
+
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
+        """The best step given the codes: scale * (1 + <Q, F> / <Q, H Q>), for each group of columns in its turn."""
+        assert p.H is not None
+        Q, F = Q.clone(), F.clone()
+        for n in range(self.scale.shape[1]):
+            here = slice(n * self.size, (n + 1) * self.size)
+            HQ = p.H[:, :, here] @ Q[:, here]
+            gain = (Q[:, here] * F[:, here]).sum(1) * p.G_split[:, 0]
+            cost = (Q[:, here] * HQ[:, here]).sum(1) * p.G_split[:, 0]
+            if self.scale.numel() == 1:
+                gain, cost = gain.sum()[None, None], cost.sum()[None, None]
+            grow = torch.where(cost > 0, gain / cost.clamp_min(1e-30), torch.zeros_like(gain)).clamp(-0.5, 1.0)
+            self.scale[:, n] *= 1 + grow
+            Q[:, here] *= 1 + grow[:, None]
+            F -= HQ * grow[:, None]
+        return Q, F
+
+    def coding(self, Q: Tensor, bits: int) -> Grid:
+        """The grid that decodes to Q [groups, columns, rows / groups]."""
+        scale, zero = (t.repeat_interleave(self.size, 1) if t.shape[1] > 1 else t for t in (self.scale, self.zero))
+        codes = (Q / scale).round_().add_(zero)
+        low, high = levels(bits)
+        kind = torch.int8 if bits <= 8 else torch.int16
+        return Grid(
+            join(codes.clamp_(low, high)).to(kind).contiguous(),
+            _stored(self.scale, self.shape[0]),
+            _stored(self.zero, self.shape[0]).to(torch.int16),
+            bits,
+        )
+
+
+def _stored(steps: Tensor, rows: int) -> Tensor:
+    """[groups, n, rows / groups] as the coding's [rows or 1, n]."""
+    return steps.reshape(1, 1) if steps.numel() == 1 and rows != 1 else join(steps).contiguous()

@@ -1,0 +1,112 @@
+"""The result in ten seconds: a summary for 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TextIO
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from lessen.report import phrases
+from lessen.report.console import FOLD, KEEP, RIGHT, line, show, table
+from lessen.report.schema import LayerRow, Point, Report
+
+_COLUMNS = 80
+_SHOWN = 3  # layers
+
+
+def print_summary(report: Report, file: TextIO | None = None) -> None:
+    """Print the summary of a run to `file` (standard output), at most 80 columns wide."""
+    show(_summary(report), file, most_columns=_COLUMNS)
+
+
+def _summary(report: Report) -> Iterator[RenderableType]:
+    bad = bool(report.budget.asked) and not report.budget.met
+    if report.simulated:
+        yield line("SIMULATED: measured on an imitation in float arithmetic, not on the file.", "bold yellow")
+    yield line(phrases.outcome(report), "bold")
+    yield line(_capital(phrases.verdict(report)), "bold red" if bad else "green" if report.budget.asked else "")
+    yield Text()
+    yield table([("", KEEP), ("before", RIGHT), ("after", RIGHT), ("", FOLD)], phrases.comparison(report))
+    if report.budget.asked:
+        yield Text()
+        yield _budget(report)
+    if bad:
+        yield from _not_met(report)
+    yield from _layers(report)
+    yield from _risks(report)
+    yield from _files(report)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _budget(report: Report) -> RenderableType:
+    rows = [
+        (demand.name, demand.asked, demand.measured,
+         line("met", "green") if demand.met else line("NOT met", "bold red"), demand.why)
+        for demand in report.budget.asked
+    ]  # fmt: skip
+    why = [("", FOLD)] if any(row[4] for row in rows) else []
+    columns = [("budget", FOLD), ("asked", FOLD), ("measured", FOLD), ("", KEEP), *why]
+    return table(columns, (row[: len(columns)] for row in rows))
+
+
+def _not_met(report: Report) -> Iterator[RenderableType]:
+    yield Text()
+    yield line(f"Why: {report.budget.reason or 'no plan that was measured meets every demand'}")
+    nearest = next((point for point in report.curve if point.chosen), None)
+    if nearest is not None:
+        yield line(f"Nearest point, kept: {_point(nearest, report)}")
+
+
+def _point(point: Point, report: Report) -> str:
+    metric = report.result.metric
+    said = [phrases.size(point.bytes)]
+    if point.latency_ms is not None:
+        said.append(phrases.milliseconds(point.latency_ms))
+    if point.measured_drop is not None:
+        said.append(f"{phrases.points(point.measured_drop, metric)} lost (measured)")
+    else:
+        said.append(f"{phrases.points(point.predicted_drop, metric)} lost (predicted)")
+    return ", ".join(said)
+
+
+def costliest(layers: tuple[LayerRow, ...], count: int = _SHOWN) -> list[LayerRow]:
+    """The layers that cost most: by harm where it is known, else by the bytes that are left."""
+    if any(row.harm for row in layers):
+        return sorted(layers, key=lambda row: -(row.harm or 0))[:count]
+    return sorted(layers, key=lambda row: -row.bytes_after)[:count]
+
+
+def _layers(report: Report) -> Iterator[RenderableType]:
+    total = sum(row.harm or 0 for row in report.layers)
+    rows = [
+        (row.name, row.technique or "-", f"{phrases.size(row.bytes_before)} to {phrases.size(row.bytes_after)}",
+         phrases.share(row.harm / total) if total and row.harm is not None else "-")
+        for row in costliest(report.layers)
+    ]  # fmt: skip
+    if rows:
+        yield Text()
+        names = {"min_width": min(32, max(len(row[0]) for row in rows)), **FOLD}
+        yield table([("layers that cost most", names), ("how", FOLD), ("bytes", RIGHT), ("harm", RIGHT)], rows)
+    done = sum(row.done for row in report.layers)
+    left = f"; not traced: {', '.join(part.name for part in report.coverage.left)}" if report.coverage.left else ""
+    yield Text()
+    integer = f", {report.kernels.integer} run in integer arithmetic" if report.kernels else ""
+    yield line(f"{done} of {len(report.layers)} layers compressed{integer}{left}")
+
+
+def _risks(report: Report) -> Iterator[RenderableType]:
+    for risk in report.risks:
+        yield line(f"risk: {risk}", "yellow")
+
+
+def _files(report: Report) -> Iterator[RenderableType]:
+    if not report.files:
+        return
+    yield Text()
+    yield table([("files", FOLD), ("", FOLD), ("", RIGHT)],
+                ((file.name, file.path, phrases.size(file.file_bytes)) for file in report.files))  # fmt: skip

@@ -1,0 +1,39 @@
+"""What a target's costs are for the layers of one job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..artifact import Exporter
+from ..codings import Coding
+from ..job import Job
+from ..models import Layer
+from ..propose import is_integer_grid
+from ..targets import LayerCosts, Target
+from ..verify import one_sample
+
+
+@dataclass(frozen=True, eq=False)
+class TargetPrices:
+    """Bytes by the target's own rule, seconds from the table measured on this machine (0 where there is none)."""
+
+    target: Target
+    table: LayerCosts | None = None
+
+    def nbytes(self, layer: Layer, coding: Coding) -> int:
+        return self.target.nbytes(layer, coding)
+
+    def seconds(self, layer: Layer, coding: Coding, integer: bool) -> float:
+        return 0.0 if self.table is None else self.table.seconds(layer, coding, integer)
+
+    def runs_integers(self, layer: Layer, coding: Coding) -> bool:
+        return layer.kind in self.target.executes and is_integer_grid(coding)
+
+
+def prices_of(job: Job, exporter: Exporter) -> TargetPrices:
+    """Bytes and seconds of this job's layers on its target; the network is profiled if this machine has not seen it."""
+    if not job.target.executes:  # nothing but bytes differs
+        return TargetPrices(job.target)
+    table = LayerCosts(job.target)
+    table.prepare(exporter.graph, exporter.bench.traced.layers, one_sample(job.data.calibration))
+    return TargetPrices(job.target, table)

@@ -1,0 +1,5 @@
+"""Weights that share values: one file a technique."""
+
+from .kmeans import KMeans
+
+__all__ = ["KMeans"]

@@ -1,0 +1,89 @@
+"""What a weight matrix is multiplied with: the input columns of each operator, a deterministic sample of positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_FEWEST, _CHEAP, _MOST = 32, 8192, 512  # positions taken of one sample; _CHEAP: columns x positions that cost little
+_PATCH_ELEMENTS = 8_000_000  # patches held at once: 32 MB
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """The geometry of one call of `aten.convolution`."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+
+def worth_taking(positions: int, rows: int, columns: int) -> int:
+    """Positions of one sample for the second moment, so that it costs about what the layer itself costs."""
+    columns = max(columns, 1)
+    return min(positions, max(_FEWEST, min(256, _CHEAP // columns), min(_MOST, positions * rows // columns)))
+
+
+def sample_rows(x: Tensor, samples: int, rows: int, generator: torch.Generator) -> Tensor:
+    """At most what is worth taking of the rows of `x` [n, columns], as float32 [1, n', columns]."""
+    n, columns = x.shape
+    keep = samples * worth_taking(max(n // max(samples, 1), 1), rows, columns)
+    if keep < n:
+        x = x[torch.randperm(n, generator=generator)[:keep].sort().values]
+    return x.float().unsqueeze(0)
+
+
+def patches(x: Tensor, kernel: Sequence[int], conv: Convolution, rows: int, generator: torch.Generator) -> Tensor:
+    """Input columns of a convolution, float32 [groups, n, in/groups * kernel positions].
+
+    Args:
+        x: input [samples, channels, *space].
+        kernel: sizes of the kernel.
+        rows: output channels; decides with the columns how many positions are worth taking.
+    """
+    x, stride = _spread(x.float(), kernel, conv) if conv.transposed else (_padded(x.float(), conv.padding), conv.stride)
+    windows = x
+    for axis, (k, s, d) in enumerate(zip(kernel, stride, conv.dilation, strict=True)):
+        windows = windows.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
+    if conv.transposed:  # a transposed convolution reads its kernel backwards
+        windows = windows.flip(tuple(range(windows.ndim - len(kernel), windows.ndim)))
+    space = windows.shape[2 : 2 + len(kernel)]
+    taken = _positions(x.shape, space, math.prod(kernel), conv.groups, rows, generator)
+    index = torch.unravel_index(taken, space)
+    picked = windows[(slice(None), slice(None), *index)]  # type: ignore[index] # [samples, channels, n, *kernel]
+    split = picked.reshape(x.shape[0], conv.groups, x.shape[1] // conv.groups, len(taken), -1)
+    return split.permute(1, 0, 3, 2, 4).reshape(conv.groups, x.shape[0] * len(taken), -1)
+
+
+def _positions(
+    shape: Sequence[int], space: Sequence[int], window: int, groups: int, rows: int, generator: torch.Generator
+) -> Tensor:
+    count = math.prod(space)
+    keep = worth_taking(count, rows // groups, shape[1] // groups * window)
+    room = _PATCH_ELEMENTS // max(shape[0] * shape[1] * window, 1)
+    keep = max(1, min(keep, room))
+    return torch.randperm(count, generator=generator)[:keep].sort().values if keep < count else torch.arange(count)
+
+
+def _padded(x: Tensor, padding: Sequence[int]) -> Tensor:
+    both = [p for size in reversed(padding) for p in (size, size)]
+    return F.pad(x, both) if any(both) else x
+
+
+def _spread(x: Tensor, kernel: Sequence[int], conv: Convolution) -> tuple[Tensor, tuple[int, ...]]:
+    """The input of the ordinary convolution (stride 1) that a transposed one is: zeros between, and a border."""
+    sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], conv.stride, strict=True)]
+    wide = x.new_zeros(*x.shape[:2], *sizes)
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in conv.stride))] = x
+    border: list[int] = []
+    for k, p, d, extra in zip(kernel, conv.padding, conv.dilation, conv.output_padding, strict=True):
+        border = [d * (k - 1) - p, d * (k - 1) - p + extra, *border]
+    return F.pad(wide, border), (1,) * len(conv.stride)

@@ -1,0 +1,144 @@
+"""The backward pass: how much the loss moves with each output of each layer (the empirical Fisher's diagonal)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.layer import Layer
+from .columns import Convolution
+from .batches import count, inputs_of
+from .losses import tensors_of
+from .moments import Gradients, Moments
+from .watch import Watch
+
+log = logging.getLogger("lessen")
+
+
+class Fisher:
+    """Observer of the first batches: gradients, and which layers read the very same tensor.
+
+    Args:
+        leaders: filled while watching: layer name -> the first layer with the same inputs.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.samples = 0
+        self.by_layer = {layer.name: Gradients(layer.shape[0]) for layer in layers}
+        self.returned: dict[str, Moments] = {}
+        self._read: dict[str, list[Any]] = {}
+        self._last: Tensor | None = None
+        self._number = 0
+
+    @property
+    def leaders(self) -> dict[str, str]:
+        """Layer name -> the first layer that reads the same tensors in the same way; only layers that were reached."""
+        first: dict[Any, str] = {}
+        return {name: first.setdefault(tuple(read), name) for name, read in self._read.items()}
+
+    def rows(self, layer: Layer, x: Tensor) -> None:
+        self._reads(layer, x, layer.kind)
+
+    def image(self, layer: Layer, x: Tensor, conv: Convolution) -> None:
+        self._reads(layer, x, (conv, tuple(layer.weight.shape[2:])))
+
+    def _reads(self, layer: Layer, x: Tensor, how: Any) -> None:
+        last = self._last  # held, so that its memory can't have been given to another tensor meanwhile
+        if last is None or not _same(last, x):
+            self._number += 1
+        self._last = x
+        self._read.setdefault(layer.name, []).append((self._number, x._version, how))
+
+    def lookups(self, layer: Layer, indices: Tensor) -> None:
+        """Lookups are counted in the pass over all data."""
+
+    def gradients(self, layer: Layer, grads: Tensor, start: int) -> None:
+        self.by_layer[layer.name].add(grads, start)
+
+    def lookup_gradients(self, layer: Layer, grads: Tensor) -> None:
+        self.returned.setdefault(layer.name, Moments()).add(grads.float()[None])
+
+    def forget_gradients(self) -> None:
+        self.by_layer = {name: Gradients(len(g.rows)) for name, g in self.by_layer.items()}
+        self.returned = {}
+
+    def forget_inputs(self) -> None:
+        self._last = None
+
+    def reached(self) -> bool:
+        """Did a gradient arrive at every layer that the data did?"""
+        return all(self.by_layer[name].seen for name in self._read)
+
+    def G(self, layer: Layer) -> Tensor | None:
+        """Second moment of the gradient at each output, [rows]; None where none arrived."""
+        got = self.by_layer[layer.name]
+        return (got.rows / max(self.samples, 1)).float() if got.seen and bool(got.rows.isfinite().all()) else None
+
+    def embedding(self, layer: Layer) -> Tensor | None:
+        """Second moment of the gradient at one lookup, [1, columns, columns]; None where none arrived."""
+        moments = self.returned.get(layer.name)
+        H = None if moments is None else moments.second_moment()
+        return H if H is not None and bool(torch.isfinite(H).all()) else None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def run_fisher(
+    model: nn.Module, watch: Watch, head: Iterable[Any], loss: Callable[[Any, Any], Tensor] | None
+) -> Fisher:
+    """Runs the first batches forward, and backward if there is a loss and something to derive it by."""
+    fisher: Any = watch.observer
+    extra: list[Tensor] = []
+    for number, batch in enumerate(head):
+        inputs = inputs_of(batch)
+        if loss is None or not _one_batch(model, watch, inputs, (loss, batch), extra):
+            with torch.no_grad(), watch:
+                model(*inputs)
+            break
+        if number == 0 and not fisher.reached():  # something without a derivative lies in the way: start behind it too
+            fisher.forget_gradients()
+            fisher._read = {}
+            extra = [p for p in model.parameters() if p.ndim == 1 and p.is_floating_point()]
+            _one_batch(model, watch, inputs, (loss, batch), extra)
+        fisher.samples += count(batch)
+        fisher.forget_inputs()
+        watch.forget()
+    return fisher
+
+
+def _one_batch(
+    model: nn.Module, watch: Watch, inputs: tuple[Tensor, ...], judge: tuple[Any, Any], extra: list[Tensor]
+) -> bool:
+    """One backward pass; False if the loss can't be derived."""
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    leaves = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    roots = [x for x in leaves if x.requires_grad] + tables + extra
+    try:
+        for p in tables + extra:
+            p.requires_grad_(True)
+        with torch.enable_grad(), watch:
+            output = model(*(x.clone() if x.requires_grad else x for x in leaves))
+            total = _total(judge[0](output, judge[1]), next((len(y) for y in tensors_of(output) if y.ndim), 1))
+            if not roots or not total.requires_grad:
+                return False
+            watch.backward = True
+            torch.autograd.grad(total, roots, allow_unused=True)
+        return True
+    except (RuntimeError, NotImplementedError) as error:  # an operator without derivative, an in-place edit, ...
+        log.info("no gradients: %s", str(error).splitlines()[0])
+        return False
+    finally:
+        watch.backward = False
+        for p in tables + extra:
+            p.requires_grad_(False)
+
+
+def _total(loss: Tensor, samples: int) -> Tensor:
+    """The sum over samples, so that each sample's gradient stands for itself."""
+    return loss.sum() if loss.ndim else loss * samples

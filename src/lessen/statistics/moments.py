@@ -1,0 +1,82 @@
+"""Running sums of one layer: they take little memory, whatever the number of batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WIDEST = 4608  # columns: above, only the diagonal of the second moment is held (85 MB at this width)
+
+
+class Moments:
+    """Sums of x, of x xT and of the range of what comes into a layer."""
+
+    def __init__(self, second: bool = True) -> None:
+        self.second = second
+        self.n = 0
+        self.low, self.high = float("inf"), float("-inf")
+        self.sum: Tensor | None = None
+        self.square: Tensor | None = None
+        self._finished = False
+
+    def range(self, x: Tensor) -> None:
+        """Widen the range by everything in `x`."""
+        if x.numel():
+            low, high = torch.aminmax(x)
+            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+    def add(self, columns: Tensor) -> None:
+        """Take in rows of columns, float32 [groups, n, columns]."""
+        groups, n, width = columns.shape
+        if self.sum is None:
+            self.sum = torch.zeros(groups, width, dtype=torch.float64)
+            self.square = torch.zeros((groups, width, width) if self.second and width <= WIDEST else (groups, width))
+        self.n += n
+        self.sum += columns.sum(1)
+        assert self.square is not None
+        if self.square.ndim == 3:
+            self.square.baddbmm_(columns.transpose(1, 2), columns)
+        else:
+            self.square += columns.square().sum(1)
+
+    def finish(self) -> None:
+        """From sums to means, in place; layers that share these sums then share one matrix."""
+        if self.square is not None and not self._finished:
+            self.square /= self.n
+        self._finished = True
+
+    def mean(self) -> Tensor | None:
+        return None if self.sum is None else (self.sum / self.n).float()
+
+    def second_moment(self) -> Tensor | None:
+        self.finish()
+        return self.square
+
+
+class Gradients:
+    """Sums of the squared loss gradient at a layer's outputs, [rows]; of its outer product for embeddings."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = torch.zeros(rows, dtype=torch.float64)
+        self.seen = False
+
+    def add(self, grads: Tensor, start: int = 0) -> None:
+        """Take in gradients [n, k] of the outputs start ... start + k."""
+        self.rows[start : start + grads.shape[1]] += grads.double().square().sum(0)
+        self.seen = True
+
+
+class Lookups:
+    """What an embedding layer sees: how often each row is used, and the gradient at what it returns."""
+
+    def __init__(self, rows: int) -> None:
+        self.counts = torch.zeros(rows, dtype=torch.float64)
+        self.moments = Moments()
+
+    def count(self, indices: Tensor) -> None:
+        self.counts += torch.bincount(indices.reshape(-1), minlength=len(self.counts))
+
+    def usage(self, samples: int) -> Tensor:
+        """Lookups of each row per sample; rows that this data never used count as a half use, they may come yet."""
+        smoothed = self.counts + 0.5
+        return (smoothed * (self.counts.sum() / smoothed.sum()) / samples).float()

@@ -1,0 +1,50 @@
+"""`Coded`: a plan in the terms of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..codings import Coding, Grid, LowRank
+from ..models.layer import Layer
+from .locate import INTEGER_OPERATORS, Site
+from .weights import is_float
+
+Execution = Literal["int8", "weight", "float"]
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """How each layer is held, and how it is to be executed.
+
+    Args:
+        layers: the layers of the plan.
+        codings: how each one's weight is held, by layer name; a layer without one stays as it is.
+        execution: "int8" (integer weights and activations), "weight" (stored small, computed in float) or "float",
+            by layer name. What is not named gets `usual_execution`.
+    """
+
+    layers: tuple[Layer, ...]
+    codings: Mapping[str, Coding]
+    execution: Mapping[str, Execution] = field(default_factory=dict)
+
+    def how(self, site: Site) -> Execution:
+        """What is asked for; but integer activations only where the operator has integer kernels."""
+        name = site.layer.name
+        asked = self.execution.get(name) or usual_execution(site, self.codings.get(name))
+        return "weight" if asked == "int8" and not runs_integers(site) else asked
+
+
+def runs_integers(site: Site) -> bool:
+    """All that read the weight have integer kernels."""
+    return bool(site.uses) and all((n.op_type, i) in INTEGER_OPERATORS for n, i in site.uses)
+
+
+def usual_execution(site: Site, coding: Coding | None) -> Execution:
+    """Integers where the operator has integer kernels, weight-only elsewhere, float if it is held so."""
+    if coding is None or is_float(coding):
+        return "float"
+    if isinstance(coding, LowRank):
+        return usual_execution(site, coding.left)
+    return "int8" if runs_integers(site) and isinstance(coding, Grid) else "weight"

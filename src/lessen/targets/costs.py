@@ -1,0 +1,234 @@
+"""What a layer costs in time on this machine: read from the runtime's own profile of the whole network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import Tensor
+
+from ..codings import Coding, Grid, LowRank
+from ..models.layer import Layer
+from .coded import Coded, Execution
+from .graph import is_constant
+from .locate import locate_all
+from .machine import machine, versions
+from .onnx_file import write_whole
+from .qdq import activations
+from .ranges import Range
+from .target import Target
+from .weights import is_float, rounded
+
+RUNS = 12
+VERSION = 2
+PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"}  # operators of the float graph
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the time of a layer depends on: its kind, the layout of its weight, and how often each weight is used."""
+
+    kind: str
+    weight: tuple[int, ...]
+    positions: int
+    groups: int = 1
+
+    @classmethod
+    def of(cls, layer: Layer) -> Shape:
+        positions = max(round(layer.macs / max(layer.weight.numel(), 1)), 1)
+        return cls(layer.kind, tuple(layer.weight.shape), positions, layer.groups)
+
+    @property
+    def macs(self) -> int:
+        return math.prod(self.weight) * self.positions
+
+    @property
+    def family(self) -> tuple[object, ...]:
+        """Shapes of one family run at a like speed: same kind and kernel, both depthwise or neither."""
+        return (self.kind, self.weight[2:], self.groups > 1)
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind} {'x'.join(map(str, self.weight))} p{self.positions} g{self.groups}"
+
+    @classmethod
+    def parse(cls, key: str) -> Shape:
+        kind, weight, positions, groups = key.split(" ")
+        return cls(kind, tuple(map(int, weight.split("x"))), int(positions[1:]), int(groups[1:]))
+
+
+@dataclass
+class LayerCosts:
+    """Seconds of one layer for one sample, on one core of a target.
+
+    `prepare` profiles the network in float and in integers; each layer gets the time of its operator and of what
+    follows it up to the next one (activation, addition, change of layout). So the layers add up to the network.
+    One core, because several tell more of the other processes on the machine than of the layers: take ratios of
+    sums, and the measured latency of the baseline for the level.
+
+    The table lies in the user's cache folder (LESSEN_CACHE, else XDG_CACHE_HOME/lessen), one file for each machine,
+    runtime version and target. A damaged one is measured again.
+    """
+
+    target: Target
+    _table: dict[str, float] = field(default_factory=dict)
+    _path: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._path = cache_folder() / f"layer-costs-{self.target.name}-{_fingerprint(self.target)}.json"
+        self._table = _read(self._path)
+
+    def prepare(self, model: ir.Model, layers: tuple[Layer, ...], inputs: Sequence[Tensor]) -> int:
+        """Profiles what is not in the table yet; returns how many entries are new.
+
+        Args:
+            model: the float graph.
+            inputs: at least one sample of each input.
+        """
+        before = len(self._table)
+        sites = locate_all(model, layers)
+        wanted = [x for x in layers if _has_cost(x) and x.name in sites and sites[x.name].uses]
+        ways: tuple[Execution, ...] = ("float", "int8", "weight")
+        for how in ways:
+            if any(_key(how, Shape.of(x)) not in self._table for x in wanted):
+                for layer, seconds in profiled(self.target, model, layers, inputs, how).items():
+                    self._table.setdefault(_key(how, Shape.of(layer)), seconds)
+        if len(self._table) > before:
+            _write(self._path, self._table)
+        return len(self._table) - before
+
+    def seconds(self, layer: Layer, coding: Coding | None = None, integer: bool = False) -> float:
+        """Time of the layer held this way; `integer` says that its activations are integers too.
+
+        A shape that was not profiled gets the time of the nearest one of its family by the ratio of their MACs.
+        A layer whose MACs are not known, an embedding, and anything before `prepare` cost 0.
+        """
+        if not _has_cost(layer):
+            return 0.0
+        how: Execution = "float" if coding is None or is_float(coding) else "int8" if integer else "weight"
+        shape = Shape.of(layer)
+        if isinstance(coding, LowRank):
+            return sum(self._seconds(s, h) for s, h in _halves(shape, coding, integer))
+        return self._seconds(shape, how)
+
+    def _seconds(self, shape: Shape, how: Execution) -> float:
+        known = self._table.get(_key(how, shape))
+        if known is not None:
+            return known
+        others = [(Shape.parse(k.split(" ", 1)[1]), v) for k, v in self._table.items() if k.startswith(how + " ")]
+        family = [o for o in others if o[0].family == shape.family] or others
+        if not family:
+            return 0.0
+        nearest, seconds = min(family, key=lambda o: abs(math.log(o[0].macs / shape.macs)))
+        return seconds * shape.macs / nearest.macs
+
+
+def profiled(
+    target: Target, model: ir.Model, layers: tuple[Layer, ...], inputs: Sequence[Tensor], how: Execution
+) -> dict[Layer, float]:
+    """Seconds of each layer when all of them run this way, by the runtime's profile."""
+    codings: dict[str, Coding] = {} if how == "float" else {x.name: _plain_grid(x) for x in layers}
+    coded = Coded(layers, codings, dict.fromkeys(codings, how))
+    rules = getattr(target, "rules", None)
+    if rules is None:
+        return {}
+    ranges = {name: Range(0.0, 4.0) for name in activations(model, coded, rules).tensors}
+    # Time does not ask for the values; but a range from 0 lets a ReLU or ReLU6 vanish, as the measured one does.
+    with tempfile.TemporaryDirectory() as folder:
+        path = target.export(model, Path(folder) / "profiled.onnx", coded, ranges)
+        events = target.profile(path, tuple(x[:1] for x in inputs), RUNS)
+    return _shared_out(events, _products(model, layers))
+
+
+def _plain_grid(layer: Layer) -> Grid:
+    matrix = rounded(layer.matrix)
+    scale = matrix.scale[:, None]
+    return Grid(matrix.codes, scale, scale.new_zeros(scale.shape).char(), 8)
+
+
+def _products(model: ir.Model, layers: tuple[Layer, ...]) -> list[Layer | None]:
+    """The layer of every product in the graph, in its order; None for a product of two activations."""
+    owner = {id(node): s.layer for s in locate_all(model, layers).values() for node, _ in s.uses}
+    nodes = (n for n in model.graph if n.op_type in PRODUCTS)
+    return [owner.get(id(n)) for n in nodes if not all(map(is_constant, n.inputs))]
+
+
+def _shared_out(events: Sequence[tuple[bool, float]], products: list[Layer | None]) -> dict[Layer, float]:
+    """Time between one product and the next belongs to the first; before the first, to it too.
+
+    When the runtime made another number of products of the graph, the time of all of them is shared out by MACs.
+    """
+    total: dict[Layer, float] = {}
+    found = sum(product for product, _ in events)
+    if found != len(products):
+        layers = [x for x in products if x is not None]
+        macs = sum(x.macs for x in layers) or 1
+        return {x: sum(s for _, s in events) * x.macs / macs for x in layers}
+    at = -1
+    for product, seconds in events:
+        at += product
+        layer = products[max(at, 0)] if products else None
+        if layer is not None:
+            total[layer] = total.get(layer, 0.0) + seconds
+    return total
+
+
+def _has_cost(layer: Layer) -> bool:
+    return layer.macs > 0 and layer.kind != "embedding"
+
+
+def _key(how: Execution, shape: Shape) -> str:
+    return f"{how} {shape.key}"
+
+
+def _halves(shape: Shape, coding: LowRank, integer: bool) -> list[tuple[Shape, Execution]]:
+    rank, rows = coding.rank, coding.shape[0]
+    first = Shape(shape.kind, (rank, *shape.weight[1:]), shape.positions)
+    second = Shape(shape.kind, (rows, rank, *[1] * (len(shape.weight) - 2)), shape.positions)
+
+    def how(half: Coding) -> Execution:
+        return "float" if is_float(half) else "int8" if integer else "weight"
+
+    return [(first, how(coding.right)), (second, how(coding.left))]
+
+
+def cache_folder() -> Path:
+    """Where measurements are remembered between runs."""
+    own = os.environ.get("LESSEN_CACHE")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lessen"
+
+
+def _fingerprint(target: Target) -> str:
+    here, known = machine(), versions()
+    facts = [VERSION, here["cpu"], here["flags"], here["cores"], known.get(target.name), repr(target)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        table = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+        for key in table:
+            Shape.parse(key.split(" ", 1)[1])
+        return table if all(math.isfinite(v) and v >= 0 for v in table.values()) else {}
+    except (OSError, ValueError, AttributeError, TypeError, IndexError):
+        return {}
+
+
+def _write(path: Path | None, table: dict[str, float]) -> None:
+    if path is None:
+        return
+    try:
+        write_whole(path, json.dumps(table, indent=0, sort_keys=True).encode())
+    except ValueError:  # a cache that can't be written costs time, nothing else
+        return
+

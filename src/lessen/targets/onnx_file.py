@@ -1,0 +1,66 @@
+"""What the targets that read ONNX files have in common: bytes, ranges, writing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..codings import Coding, LowRank
+from ..errors import LessenError
+from ..models.layer import Layer
+from .calibrate import histograms
+from .coded import Coded
+from .graph import serialized
+from .lowrank import expanded
+from .placement import Rules
+from .qdq import activations, quantized
+from .ranges import Range, Rule
+from .weights import is_float
+
+
+def nbytes(layer: Layer, coding: Coding) -> int:
+    """Bytes of a weight in an ONNX file: float32, or 8-bit codes with a scale and a zero point for each channel."""
+    if isinstance(coding, LowRank):
+        return nbytes(layer, coding.left) + nbytes(layer, coding.right)
+    rows, columns = coding.shape
+    return 4 * rows * columns if is_float(coding) else rows * columns + 5 * rows
+
+
+def ranges(
+    model: ir.Model, coded: Coded, batches: Iterable[Sequence[Any]], rules: Rules, rule: Rule = "mse"
+) -> dict[str, Range]:
+    """Activation ranges for everything that `quantized` will put a pair on."""
+    model, coded = expanded(model, coded)
+    tensors = activations(model, coded, rules).tensors
+    return {name: h.range(rule) for name, h in histograms(model, tensors, batches).items()} if tensors else {}
+
+
+def export(model: ir.Model, path: Path, coded: Coded | None, found: Mapping[str, Range], rules: Rules) -> Path:
+    """Writes the float graph, or the one with the plan in it."""
+    return write_whole(Path(path), serialized(model if coded is None else quantized(model, coded, found, rules)))
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """The file appears complete or not at all; what was there before stays until then."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        mend = "free space or give another --out"
+        raise LessenError(f"can't be written: {error.strerror}", where=str(path), mend=mend) from error
+    return path

@@ -1,0 +1,141 @@
+"""Which activations get a quantize/dequantize pair, and which of them must share a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from .graph import is_constant
+from .locate import INTEGER_OPERATORS, Site
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+FUSED = ("Relu", "Clip")  # behind a convolution these vanish into the rounding of its output
+# Operators that only move or select values: in integers they cost nothing if the scale stays.
+MOVERS = {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Identity",
+          "DepthToSpace", "SpaceToDepth", "Resize", "Pad", "Gather"}  # fmt: skip
+UNARY = {"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Tanh", "Gelu", "Mish"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Where a runtime wants its pairs.
+
+    Args:
+        behind_convolutions: its integer convolution needs a quantized output.
+        elementwise: two-input operators that it runs in integers between convolutions.
+        attention: quantize both inputs of matrix products of two activations.
+    """
+
+    behind_convolutions: bool = True
+    elementwise: tuple[str, ...] = ("Add",)
+    attention: bool = False
+
+
+@dataclass
+class Placement:
+    """What to quantize.
+
+    Args:
+        readers: for each tensor, the (node, input index) that read it quantized.
+        leader: tensor -> the one whose range it takes; tensors with the same leader share a scale.
+    """
+
+    readers: dict[str, list[tuple[ir.Node, int]]] = field(default_factory=dict)
+    leader: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return tuple(self.readers)
+
+    def add(self, value: ir.Value | None, readers: Iterable[tuple[ir.Node, int]]) -> None:
+        if value is None or value.name is None or is_constant(value) or not _is_float(value):
+            return
+        known = self.readers.setdefault(value.name, [])
+        known.extend(r for r in readers if r not in known)
+        self.leader.setdefault(value.name, value.name)
+
+    def find(self, name: str) -> str:
+        while self.leader[name] != name:
+            name = self.leader[name]
+        return name
+
+    def tie(self, a: str, b: str) -> None:
+        first, second = sorted((self.find(a), self.find(b)))
+        self.leader[second] = first
+
+
+def place(model: ir.Model, sites: Iterable[Site], rules: Rules) -> Placement:
+    """Pairs at the data input of every layer in `sites`, and where the rules want more.
+
+    Args:
+        sites: the layers that shall run in integers.
+    """
+    integer = [(n, i) for s in sites for n, i in s.uses if (n.op_type, i) in INTEGER_OPERATORS]
+    placement = Placement()
+    for node, _ in integer:
+        placement.add(node.inputs[0], [(node, 0)])
+    convolutions = {node for node, _ in integer if node.op_type in CONVOLUTIONS}
+    joins = [n for n in model.graph if n.op_type in rules.elementwise and _joins(n, convolutions)]
+    for node in joins:
+        for i, value in enumerate(node.inputs):
+            placement.add(value, [(node, i)])
+    for node in model.graph:
+        if rules.attention and node.op_type == "MatMul" and not any(map(is_constant, node.inputs)):
+            for i, value in enumerate(node.inputs):
+                placement.add(value, [(node, i)])
+    if rules.behind_convolutions:
+        for node in convolutions:
+            _behind(node, placement)
+        for node in joins:
+            _behind(node, placement, only_if_read=True)
+    _pass_on(model, placement)
+    return placement
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.type is None or value.dtype in (ir.DataType.FLOAT, None)
+
+
+def _joins(node: ir.Node, convolutions: set[ir.Node]) -> bool:
+    """Both inputs are activations and one of them comes from an integer convolution."""
+    if any(v is None or is_constant(v) for v in node.inputs):
+        return False
+    return any(_origin(v) in convolutions for v in node.inputs)
+
+
+def _origin(value: ir.Value | None) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    while node is not None and (node.op_type in MOVERS or node.op_type in UNARY):
+        value = node.inputs[0]
+        node = value.producer() if value is not None else None
+    return node
+
+
+def _behind(node: ir.Node, placement: Placement, only_if_read: bool = False) -> None:
+    """The pair behind a convolution and the activation that fuses with it; then everybody reads its output quantized.
+
+    A convolution that makes the network's output stays in float: eight bits would be its last word.
+    """
+    value = node.outputs[0]
+    users = list(value.uses())
+    if len(users) == 1 and users[0].node.op_type in FUSED and not value.is_graph_output():
+        value = users[0].node.outputs[0]
+    if not value.is_graph_output() and (value.name in placement.readers or not only_if_read):
+        placement.add(value, [(use.node, use.idx) for use in value.uses()])
+
+
+def _pass_on(model: ir.Model, placement: Placement) -> None:
+    """What only moves quantized values reads them quantized and keeps their scale, if someone behind wants it."""
+    for node in model.graph:
+        if node.op_type not in MOVERS or not node.outputs[0].name:
+            continue
+        sources = [v for v in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if v is not None]
+        if not sources or any(v.name not in placement.readers for v in sources):
+            continue
+        for i, value in enumerate(sources):
+            placement.add(value, [(node, i)])
+            for out in node.outputs:
+                if out.name in placement.readers:
+                    placement.tie(str(value.name), str(out.name))

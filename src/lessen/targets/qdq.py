@@ -1,0 +1,161 @@
+"""The pass that writes a plan into a float ONNX graph as quantize/dequantize pairs and integer weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from ..codings import Coding
+from .coded import Coded, Execution
+from .graph import array_of, constant, copied, drop_unused
+from .locate import Site, locate_all
+from .lowrank import expanded
+from .placement import Placement, Rules, place
+from .ranges import Range
+from .weights import Int8Matrix, int8_matrix
+
+INT32 = 2**31 - 1
+
+
+def activations(model: ir.Model, coded: Coded, rules: Rules) -> Placement:
+    """The activations that `quantized` will need ranges of."""
+    model, coded = expanded(model, coded)
+    sites = locate_all(model, coded.layers).values()
+    return place(model, [s for s in sites if coded.how(s) == "int8"], rules)
+
+
+def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules: Rules) -> ir.Model:
+    """The graph with every coding written in and every int8 layer between quantize/dequantize pairs.
+
+    Args:
+        model: the float graph; it is left as it is.
+        coded: what to write.
+        ranges: of all `activations(...).tensors`.
+    """
+    model, coded = expanded(model, coded)
+    model = copied(model)
+    sites = locate_all(model, coded.layers)
+    placement = place(model, [s for s in sites.values() if coded.how(s) == "int8"], rules)
+    shared = _shared_ranges(placement, ranges)
+    for name, site in sites.items():
+        if name in coded.codings:
+            _write_weight(model.graph, site, coded.codings[name], coded.how(site), shared)
+    _write_pairs(model.graph, placement, shared)
+    return drop_unused(model)
+
+
+def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    leaders: dict[str, Range] = {}
+    for name in placement.tensors:
+        leader = placement.find(name)
+        leaders[leader] = leaders[leader].joined(ranges[name]) if leader in leaders else ranges[name]
+    return {name: leaders[placement.find(name)] for name in placement.tensors}
+
+
+def _write_weight(graph: ir.Graph, site: Site, coding: Coding, how: Execution, ranges: Mapping[str, Range]) -> None:
+    if how == "float":
+        _write_float(site, coding)
+    elif how == "weight" and set(site.operators) == {"Gather"} and site.axis == 0:
+        _write_rows(graph, site, int8_matrix(coding))
+    elif how == "weight":
+        _write_integer(graph, site, int8_matrix(coding))
+    else:
+        matrix = int8_matrix(coding)
+        value = _write_integer(graph, site, matrix)
+        for node, _ in site.uses:
+            _write_bias(graph, node, value, matrix, site, ranges)
+
+
+def _write_float(site: Site, coding: Coding) -> None:
+    matrix = coding.decode() if site.gain is None else coding.decode() * site.gain[:, None]
+    array = site.tensor(matrix).numpy()
+    site.value.const_value = ir.tensor(array.astype(np.float32), name=site.value.name)
+
+
+def _write_integer(graph: ir.Graph, site: Site, matrix: Int8Matrix) -> ir.Value:
+    """int8 initializer -> DequantizeLinear(axis = output channels) -> everyone who read the float weight."""
+    name = site.value.name or site.layer.name
+    scale = _file_scale(site, matrix)
+    codes = constant(graph, f"{name}_int8", site.tensor(matrix.codes).numpy())
+    s = constant(graph, f"{name}_scale", scale)
+    zero = constant(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))
+    node = ir.node("DequantizeLinear", [codes, s, zero], attributes={"axis": site.axis}, name=f"{name}_dequantize")
+    node.outputs[0].name = f"{name}_dequantized"
+    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), codes.shape
+    graph.insert_before(graph[0], node)
+    for user, index in site.uses:
+        user.replace_input_with(index, node.outputs[0])
+    return node.outputs[0]
+
+
+def _write_rows(graph: ir.Graph, site: Site, matrix: Int8Matrix) -> None:
+    """An embedding: the rows are picked as integers and only they are made float, with their own scales."""
+    name = site.value.name or site.layer.name
+    codes = constant(graph, f"{name}_int8", site.tensor(matrix.codes).numpy())
+    scale = constant(graph, f"{name}_scale", _file_scale(site, matrix).reshape(-1, *[1] * (site.layer.weight.ndim - 1)))
+    for i, (node, _) in enumerate(site.uses):
+        rows = ir.node("Gather", [codes, node.inputs[1]], attributes={"axis": 0}, name=f"{name}_rows{i}")
+        floats = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{name}_cast{i}")
+        scales = ir.node("Gather", [scale, node.inputs[1]], attributes={"axis": 0}, name=f"{name}_scales{i}")
+        product = ir.node("Mul", [floats.outputs[0], scales.outputs[0]], name=f"{name}_product{i}")
+        graph.insert_before(node, [rows, floats, scales, product])
+        for part in (rows, floats, scales, product):
+            part.outputs[0].name = f"{part.name}_output"
+        old, new = node.outputs[0], product.outputs[0]
+        new.name, new.type, new.shape = f"{old.name}_decoded", old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def _file_scale(site: Site, matrix: Int8Matrix) -> np.ndarray:
+    scale = matrix.scale if site.gain is None else matrix.scale * site.gain
+    return scale.numpy().astype(np.float32)
+
+
+def _write_bias(
+    graph: ir.Graph, node: ir.Node, weight: ir.Value, matrix: Int8Matrix, site: Site, ranges: Mapping[str, Range]
+) -> None:
+    """The bias as int32 in units of input scale x weight scale: what the integer kernels add."""
+    bias = array_of(node.inputs[2]) if len(node.inputs) > 2 and node.op_type != "MatMul" else None
+    x = node.inputs[0]
+    if bias is None or x is None or x.name not in ranges or bias.ndim != 1:
+        return
+    scale = (ranges[str(x.name)].scale * _file_scale(site, matrix).astype(np.float64)).astype(np.float32)
+    codes = np.round(bias.astype(np.float64) / scale)
+    if np.abs(codes).max(initial=0) > INT32:  # a dead channel with a bias: its scale means nothing, keep the float
+        return
+    name = node.inputs[2].name  # type: ignore[union-attr]
+    pair = ir.node(
+        "DequantizeLinear",
+        [constant(graph, f"{name}_int32", codes.astype(np.int32)), constant(graph, f"{name}_scale", scale)],
+        attributes={"axis": 0}, name=f"{name}_dequantize",
+    )  # fmt: skip
+    pair.outputs[0].name = f"{name}_dequantized@{node.name}"
+    graph.insert_before(node, pair)
+    node.replace_input_with(2, pair.outputs[0])
+
+
+def _write_pairs(graph: ir.Graph, placement: Placement, ranges: Mapping[str, Range]) -> None:
+    values = {v.name: v for v in graph.inputs} | {v.name: v for n in graph for v in n.outputs}
+    scales: dict[Range, tuple[ir.Value, ir.Value]] = {}
+    for name, readers in placement.readers.items():
+        value, r = values[name], ranges[name]
+        if r not in scales:
+            scales[r] = (
+                constant(graph, f"{name}_scale", np.array(r.scale, np.float32)),
+                constant(graph, f"{name}_zero_point", np.array(r.zero_point, np.uint8)),
+            )
+        q = ir.node("QuantizeLinear", [value, *scales[r]], name=f"{name}_quantize")
+        dq = ir.node("DequantizeLinear", [q.outputs[0], *scales[r]], name=f"{name}_dequantize")
+        q.outputs[0].name, dq.outputs[0].name = f"{name}_quantized", f"{name}_dequantized"
+        q.outputs[0].type, dq.outputs[0].type = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.FLOAT)
+        q.outputs[0].shape = dq.outputs[0].shape = value.shape
+        producer = value.producer()
+        if producer is None:
+            graph.insert_before(graph[0], [q, dq])
+        else:
+            graph.insert_after(producer, [q, dq])
+        for node, index in readers:
+            node.replace_input_with(index, dq.outputs[0])
+

@@ -1,0 +1,92 @@
+"""What a target is: where the network will run, what it executes there, and how to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import onnx_ir as ir
+from torch import Tensor
+
+from ..codings import Coding
+from ..models.layer import Layer
+from .coded import Coded
+from .ranges import Range
+
+Session = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+Events = list[tuple[bool, float]]  # (is a product with weights or of two activations, seconds)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What the runtime really does, read from the graph that it made of the file.
+
+    Args:
+        integer: names of the nodes that compute products in integers.
+        floating: names of those that compute them in floating point.
+    """
+
+    integer: tuple[str, ...]
+    floating: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Part of the nodes with products that run in integers."""
+        return len(self.integer) / max(len(self.integer) + len(self.floating), 1)
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A runtime that a network can be exported to, run in and timed in."""
+
+    @property
+    def name(self) -> str:
+        """As the user writes it."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Ending of its files, with the dot."""
+        ...
+
+    @property
+    def likes(self) -> Mapping[str, int]:
+        """Multiples that channel counts should have: {"float": 16, "int8": 4}."""
+        ...
+
+    @property
+    def executes(self) -> Mapping[str, tuple[int, ...]]:
+        """Bits of weights that it computes with in integers, by operator kind."""
+        ...
+
+    def nbytes(self, layer: Layer, coding: Coding) -> int:
+        """Bytes that this coding of the layer's weight takes in the target's file."""
+        ...
+
+    def ranges(self, model: ir.Model, coded: Coded, batches: Iterable[Sequence[Any]]) -> dict[str, Range]:
+        """The activation ranges that `export` will need, measured on the float graph."""
+        ...
+
+    def export(self, model: ir.Model, path: Path, coded: Coded | None, ranges: Mapping[str, Range]) -> Path:
+        """Writes the file, whole or not at all; without `coded` the float baseline."""
+        ...
+
+    def session(self, path: Path, threads: int = 0) -> Session:
+        """The file, loaded: a function from one batch of inputs to the tuple of outputs."""
+        ...
+
+    def profile(self, path: Path, inputs: Sequence[Tensor], runs: int) -> Events:
+        """What the runtime executes, in order, on one core."""
+        ...
+
+    def verify(self, path: Path) -> Kernels:
+        """Which nodes run in integers, by the runtime's own account."""
+        ...
+
+
+def least(runs: Iterable[Sequence[tuple[bool, float]]]) -> Events:
+    """Of each event its least time over the runs: whatever disturbs only makes it longer."""
+    columns = list(zip(*runs, strict=True))
+    return [(events[0][0], min(s for _, s in events)) for events in columns]

@@ -1,0 +1,48 @@
+"""Codings as arrays that a runtime's operators take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..codings import Coding, Dense, Grid, Sparse
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Matrix:
+    """Signed 8-bit codes [rows, columns] with one scale a row, zero point 0.
+
+    Args:
+        exact: it decodes to just what the coding decodes to; else the coding was rounded once more to 8 bits.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    exact: bool
+
+
+def int8_matrix(coding: Coding) -> Int8Matrix:
+    """The coding as integers with per-channel scales: as it is when it fits, rounded again to 8 bits when not."""
+    if isinstance(coding, Grid) and coding.scale.shape[1] == 1:
+        codes = coding.codes.to(torch.int32) - coding.zero_point.to(torch.int32)
+        if not codes.numel() or (int(codes.min()) >= -128 and int(codes.max()) <= 127):
+            scale = coding.scale.float().expand(coding.shape[0], 1)[:, 0]
+            return Int8Matrix(codes.to(torch.int8), scale.clamp_min(TINY).contiguous(), True)
+    return rounded(coding.decode())
+
+
+def rounded(matrix: Tensor) -> Int8Matrix:
+    """Round-to-nearest, symmetric, per channel."""
+    largest = matrix.abs().amax(1) if matrix.numel() else torch.zeros(len(matrix))
+    scale = (largest / 127).clamp_min(TINY)
+    codes = (matrix / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return Int8Matrix(codes, scale, not matrix.any())
+
+
+def is_float(coding: Coding) -> bool:
+    """Held in floating point: no integer arithmetic is asked for."""
+    return isinstance(coding, (Dense, Sparse))

@@ -1,0 +1,66 @@
+"""Every technique there is, found by its type's name; the one place where a name becomes a type."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from . import factorize, prune, quantize, share, stack
+from .errors import LessenError, did_you_mean
+from .prune.channels import Channels
+from .technique import Technique
+
+
+def known() -> dict[str, type]:
+    """Name -> type of every technique that the packages export."""
+    found: dict[str, type] = {"Channels": Channels}
+    for package in (quantize, prune, share, factorize, stack):
+        for name in package.__all__:
+            member = getattr(package, name)
+            if dataclasses.is_dataclass(member) and hasattr(member, "encode"):
+                found[name] = member
+    return found
+
+
+def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
+    """What `--using` asks for: "uniform,kmeans" or techniques themselves; None means all of them."""
+    if names is None:
+        return tuple(known().values())
+    words = [w.strip() for w in names.split(",") if w.strip()] if isinstance(names, str) else list(names)
+    if not words:
+        raise LessenError("no technique is named", where="--using", mend=did_you_mean("", known()))
+    return tuple(_one(w) if isinstance(w, str) else w for w in words)
+
+
+def _one(word: str) -> type:
+    types = {name.lower(): t for name, t in known().items()}
+    if word.lower() not in types:
+        raise LessenError(f"unknown technique {word!r}", where="--using", mend=did_you_mean(word, known()))
+    return types[word.lower()]
+
+
+def build(values: dict[str, Any], where: str = "plan") -> Any:
+    """The inverse of `technique.describe`: {"technique": "Uniform", "bits": 4} -> Uniform(bits=4)."""
+    name = values.get("technique")
+    types = known()
+    if name not in types:
+        raise LessenError(f"unknown technique {name!r}", where=where, mend=did_you_mean(str(name), types))
+    fields = {f.name: f for f in dataclasses.fields(types[name])}
+    options = {k: v for k, v in values.items() if k != "technique"}
+    for key in options:
+        if key not in fields:
+            raise LessenError(f"{name} has no option {key!r}", where=where, mend=did_you_mean(key, fields))
+    made = {k: _value(v, where) for k, v in options.items()}
+    try:
+        return types[name](**made)
+    except LessenError as error:
+        raise LessenError(error.what, where=where, mend=error.mend) from error
+    except (TypeError, ValueError) as error:
+        raise LessenError(f"{name} does not take {options}: {error}", where=where) from error
+
+
+def _value(value: Any, where: str) -> Any:
+    if isinstance(value, dict) and "technique" in value:
+        return build(value, where)
+    return tuple(_value(v, where) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,61 @@
+"""What a file is worth: its score in the target's runtime, its size, time and memory beside another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .data import Part, Score, evaluate, outputs_of, paired_drop
+from .data.interval import Drop
+from .job import Job
+from .targets import Session
+
+
+@dataclass(eq=False)
+class Judge:
+    """Scores files on the parts of the data, always against the float original in the same runtime.
+
+    Args:
+        job: data and metric.
+        baseline: the original's file.
+    """
+
+    job: Job
+    baseline: Path
+
+    def __post_init__(self) -> None:
+        self._reference: dict[str, list[Tensor]] = {}
+        self._scores: dict[str, Score] = {}
+        self._session: Session | None = None
+        self.consulted = 0
+
+    def original(self, part: Part) -> Score:
+        """The original's own score on a part; run once."""
+        if part.name not in self._scores:
+            self._session = self._session or self.job.target.session(self.baseline)
+            if self.job.metric.against == "reference":
+                self._reference[part.name] = outputs_of(self._session, part)
+            self._scores[part.name] = evaluate(self.job.metric, self._session, part, self._reference.get(part.name))
+        return self._scores[part.name]
+
+    def drop(self, path: Path, part: Part) -> tuple[Score, Drop]:
+        """A file's score on a part, and how far it is below the original's."""
+        original = self.original(part)
+        self.consulted += part.name == "test"
+        score = evaluate(self.job.metric, self.job.target.session(path), part, self._reference.get(part.name))
+        return score, paired_drop(original, score)
+
+
+def one_sample(part: Part) -> tuple[Tensor, ...]:
+    """Inputs of the first sample: what latency is measured on."""
+    return next(part.batches(1)).inputs
+
+
+def sqnr_db(weight: Tensor, decoded: Tensor) -> float | None:
+    """Signal-to-quantization-noise ratio of a weight in decibels; None when it is exact."""
+    noise = float((weight.double() - decoded.double()).square().sum())
+    signal = float(weight.double().square().sum())
+    return None if noise == 0 or signal == 0 else float(10 * torch.log10(torch.tensor(signal / noise)))
