@@ -8,8 +8,8 @@ model; here it is checked again, for everybody, in single precision.
     python benchmarks/structured_coverage.py [--quick] [--only NAME ...] [--without-peers]
 
 Torch-Pruning gets the same list, the same inputs, an importance that drops every other channel, `num_heads` where it
-must be told, the repairs of attention modules that its examples make, and the layers that make the outputs as `ignored_layers`. What indices it removed is read off a second copy whose
-weights are their own positions.
+must be told, the repairs of attention modules that its examples make, and the layers that make the outputs as
+`ignored_layers`. What indices it removed is read off a second copy whose weights are their own positions.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-warnings.simplefilter("ignore")
-
 import torch
 from structured_configs import CONFIGS, build
 from structured_nets import NETS
@@ -44,8 +41,24 @@ from lessen.models.surgery.cut import Cut, edits_of
 from lessen.models.surgery.oracle import disagreement, masked_outputs
 
 LIMIT = 20  # seconds for one architecture and one tool
-QUICK = ("resnet_basic", "densenet", "shufflenet_v2", "mobilenet_v3", "unet", "lstm", "gpt_fused", "vit_timm", "bert",
-         "gpt2", "llama", "t5", "swin", "wav2vec2")
+QUICK = (
+    "resnet_basic",
+    "densenet",
+    "shufflenet_v2",
+    "mobilenet_v3",
+    "unet",
+    "lstm",
+    "gpt_fused",
+    "vit_timm",
+    "bert",
+    "gpt2",
+    "llama",
+    "t5",
+    "swin",
+    "wav2vec2",
+)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported, in build()
+warnings.simplefilter("ignore")
 RESULTS = Path(__file__).parent / "results" / "structured_coverage.json"
 
 
@@ -110,8 +123,15 @@ def ours(name: str) -> dict:
     expected, _ = masked_outputs(model, inputs, Cut(grouping.flow, edits_of(grouping, removals)))
     wrong = disagreement(run(shrunk.model, inputs), expected, 1e-4)
     found = verdict(model, shrunk.model, inputs)
-    return {**found, "ok": found["ok"] and not wrong, "wrong": bool(wrong), "analysis": analysis, "form": shrunk.form,
-            "reachable": grouping.reachable, "seconds": time.perf_counter() - start}
+    return {
+        **found,
+        "ok": found["ok"] and not wrong,
+        "wrong": bool(wrong),
+        "analysis": analysis,
+        "form": shrunk.form,
+        "reachable": grouping.reachable,
+        "seconds": time.perf_counter() - start,
+    }
 
 
 def theirs(name: str) -> dict:
@@ -138,9 +158,15 @@ def _prune(tp: Any, model: nn.Module, inputs: Any, grouping: Any) -> float:
     torch.manual_seed(0)
     start = time.perf_counter()
     pruner = tp.pruner.BasePruner(
-        model, inputs if isinstance(inputs, dict) else tuple(inputs), importance=_Positional(), pruning_ratio=0.5,
-        ignored_layers=_output_layers(model, grouping), num_heads=_heads(model), forward_fn=call,
-        output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None])
+        model,
+        inputs if isinstance(inputs, dict) else tuple(inputs),
+        importance=_Positional(),
+        pruning_ratio=0.5,
+        ignored_layers=_output_layers(model, grouping),
+        num_heads=_heads(model),
+        forward_fn=call,
+        output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None],
+    )
     analysis = time.perf_counter() - start
     pruner.step()
     _repair(model, pruner.num_heads)
@@ -154,8 +180,11 @@ def _repair(model: nn.Module, heads: dict[nn.Module, int]) -> None:
         if inside:
             name, projection = inside[0]
             width = projection.out_features // (3 if "qkv" in name else 1)
-            values = {"head_dim": width // heads[projection], "attention_head_size": width // heads[projection],
-                      "all_head_size": width}
+            values = {
+                "head_dim": width // heads[projection],
+                "attention_head_size": width // heads[projection],
+                "all_head_size": width,
+            }
             for attribute, value in values.items():
                 if isinstance(getattr(module, attribute, None), int):
                     setattr(module, attribute, value)
@@ -185,7 +214,16 @@ def _heads(model: nn.Module) -> dict[nn.Module, int]:
         if heads is None and "Attention" in type(module).__name__ and config is not None:
             heads = next((getattr(config, n) for n in names if isinstance(getattr(config, n, None), int)), None)
         for name, child in module.named_children() if heads else ():
-            if isinstance(child, nn.Linear) and name.split("_")[0] in {"q", "k", "v", "query", "key", "value", "qkv", "kk"}:
+            if isinstance(child, nn.Linear) and name.split("_")[0] in {
+                "q",
+                "k",
+                "v",
+                "query",
+                "key",
+                "value",
+                "qkv",
+                "kk",
+            }:
                 found[child] = heads
     return found
 
@@ -212,7 +250,9 @@ def _judged(tp: Any, model: nn.Module, pruned: nn.Module, inputs: Any, grouping:
 def _judged_plainly(model: nn.Module, pruned: nn.Module, inputs: Any, edits: list[Edit]) -> str:
     """Zero the removed channels where they are made: enough where zero stays zero (convolutional networks)."""
     strange = (nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.ConvTranspose2d, nn.RNNBase)
-    if any(isinstance(m, strange) for m in model.modules()) or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+    if any(isinstance(m, strange) for m in model.modules()) or not any(
+        isinstance(m, nn.Conv2d) for m in model.modules()
+    ):
         return ""
     masked = copy.deepcopy(model)
     named = dict(masked.named_parameters())
@@ -228,23 +268,89 @@ def summary(who: str, found: dict[str, dict]) -> Iterator[dict]:
     n = len(found)
     gone = [f.get("gone", 0.0) if f["ok"] else 0.0 for f in found.values()]
     times = [f["analysis"] for f in found.values() if "analysis" in f]
-    figures = {"share": (sum(f["ok"] for f in found.values()) / n, "share"),
-               "parameters_share": (statistics.mean(gone), "share"),
-               "wrong": (sum(f.get("wrong", False) for f in found.values()), "architectures"),
-               "seconds": (statistics.median(times) if times else None, "s, median of the analysis")}
+    figures = {
+        "share": (sum(f["ok"] for f in found.values()) / n, "share"),
+        "parameters_share": (statistics.mean(gone), "share"),
+        "wrong": (sum(f.get("wrong", False) for f in found.values()), "architectures"),
+        "seconds": (statistics.median(times) if times else None, "s, median of the analysis"),
+    }
     for figure, (value, unit) in figures.items():
         yield {"who": who, "what": "all", "figure": figure, "value": value, "unit": unit, "n": n}
 
 
-def save(found: dict[str, dict[str, dict]], seconds: float, path: Path) -> None:
+def analysis_times(peer: str, rounds: int = 5) -> Iterator[dict]:
+    """Processor time of the graph analysis alone, tools interleaved, best of `rounds`, on networks of real size."""
+    import transformers
+
+    models = {
+        "resnet50": (
+            transformers.ResNetForImageClassification(transformers.ResNetConfig()).eval(),
+            {"pixel_values": torch.randn(1, 3, 224, 224)},
+        ),
+        "bert_base": (
+            transformers.BertForSequenceClassification(transformers.BertConfig()).eval(),
+            {"input_ids": torch.randint(0, 1000, (1, 32))},
+        ),
+    }
+    for what, (model, inputs) in models.items():
+        tools = {
+            "lessen": lambda m=model, x=inputs: find_groups(m, x),
+            peer: lambda m=model, x=inputs: _their_groups(m, x),
+        }
+        times: dict[str, list[float]] = {who: [] for who in tools}
+        for _ in range(rounds):
+            for who, tool in tools.items():
+                start = time.process_time()
+                tool()
+                times[who].append(time.process_time() - start)
+        for who, seconds in times.items():
+            yield {
+                "who": who,
+                "what": what,
+                "figure": "analysis_seconds",
+                "value": min(seconds),
+                "unit": "s of one core",
+                "n": rounds,
+                "low": min(seconds),
+                "high": max(seconds),
+            }
+
+
+def _their_groups(model: nn.Module, inputs: dict) -> None:
+    import torch_pruning as tp
+
+    graph = tp.DependencyGraph().build_dependency(
+        model, inputs, forward_fn=call, output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None]
+    )
+    list(graph.get_all_groups())
+
+
+def save(found: dict[str, dict[str, dict]], seconds: float, path: Path, more: list[dict]) -> None:
     """Everything so far, in one piece or not at all."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     rows = [row for who, results in found.items() if results for row in summary(who, results)]
-    rows += [{"who": who, "what": what, "figure": "halved", "value": int(f["ok"]), "unit": "", "n": 1,
-              **{k: v for k, v in f.items() if k != "ok"}} for who, results in found.items() for what, f in results.items()]
-    record = {"command": " ".join(["python", "benchmarks/structured_coverage.py", *sys.argv[1:]]), "commit": commit,
-              "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-              "versions": _versions(), "seconds": seconds, "rows": rows}
+    rows += [
+        {
+            "who": who,
+            "what": what,
+            "figure": "halved",
+            "value": int(f["ok"]),
+            "unit": "",
+            "n": 1,
+            **{k: v for k, v in f.items() if k != "ok"},
+        }
+        for who, results in found.items()
+        for what, f in results.items()
+    ]
+    rows += more
+    record = {
+        "command": " ".join(["python", "benchmarks/structured_coverage.py", *sys.argv[1:]]),
+        "commit": commit,
+        "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "versions": _versions(),
+        "seconds": seconds,
+        "rows": rows,
+    }
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1))
@@ -282,8 +388,14 @@ def main() -> None:
         found["lessen"][name] = limited(lambda name=name: ours(name))
         if not options.without_peers:
             found[peer][name] = limited(lambda name=name: theirs(name))
-        print(f"{name:18s}", "   ".join(_line(results[name]) for results in found.values() if name in results), flush=True)
-        save(found, time.perf_counter() - start, options.out)
+        print(
+            f"{name:18s}", "   ".join(_line(results[name]) for results in found.values() if name in results), flush=True
+        )
+        save(found, time.perf_counter() - start, options.out, [])
+    if not (options.quick or options.only or options.without_peers):
+        more = list(analysis_times(peer))
+        save(found, time.perf_counter() - start, options.out, more)
+        print(*more, sep="\n")
     for who, results in found.items():
         if results:
             print(who, {r["figure"]: r["value"] for r in summary(who, results)})
@@ -291,7 +403,8 @@ def main() -> None:
 
 def _line(f: dict) -> str:
     mark = "ok   " if f["ok"] else ("WRONG" if f.get("wrong") else "fails")
-    return f"{mark} {f.get('gone', 0):4.0%} gone {f.get('analysis', 0):6.2f} s {f.get('form', ''):6s} {f.get('note', '')[:60]}"
+    form, note = f.get("form", ""), f.get("note", "")[:60]
+    return f"{mark} {f.get('gone', 0):4.0%} gone {f.get('analysis', 0):6.2f} s {form:6s} {note}"
 
 
 if __name__ == "__main__":

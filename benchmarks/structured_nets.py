@@ -5,638 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
+from structured_convs import (
+    CBAM,
+    CSP,
+    FPN,
+    GMLP,
+    VAE,
+    ConvMixer,
+    ConvNeXt,
+    DenseNet,
+    Diffusion,
+    Fire,
+    Generator,
+    Ghost,
+    Head,
+    HRNet,
+    Inception,
+    LeNet,
+    MeanHead,
+    Mixer,
+    OptionA,
+    Patches,
+    PointNet,
+    RepVGG,
+    ResMLP,
+    Shuffle1,
+    Shuffle2,
+    Siamese,
+    UNet,
+    Yolo,
+    cbr,
+    mobilenet,
+    resnet,
+)
+from structured_sequences import (
+    DLRM,
+    TCN,
+    Cell,
+    ConvLSTM,
+    Experts,
+    FusedAttention,
+    GroupedQuery,
+    Language,
+    Tagger,
+    TorchEncoder,
+    Translator,
+    ViT,
+    WaveNet,
+    Window,
+)
 from torch import Tensor, nn
-
-
-def cbr(i: int, o: int, k: int = 3, s: int = 1, g: int = 1, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Convolution, batch norm, activation."""
-    return nn.Sequential(nn.Conv2d(i, o, k, s, k // 2, groups=g, bias=False), nn.BatchNorm2d(o), act())
-
-
-class Head(nn.Module):
-    """Global pooling and a classifier."""
-
-    def __init__(self, c: int, n: int = 10) -> None:
-        super().__init__()
-        self.fc = nn.Linear(c, n)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-class SE(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(c, max(4, c // 4), 1), nn.Conv2d(max(4, c // 4), c, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.b(self.a(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-
-
-class LeNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.c2 = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5)
-        self.f1, self.f2, self.f3 = nn.Linear(256, 120), nn.Linear(120, 84), nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(self.c1(x).relu(), 2)
-        x = F.max_pool2d(self.c2(x).relu(), 2).view(-1, 16 * 4 * 4)
-        return self.f3(self.f2(self.f1(x).relu()).relu())
-
-
-class Residual(nn.Module):
-    """Basic, bottleneck, grouped and squeeze-excite residual blocks."""
-
-    def __init__(self, i: int, o: int, s: int = 1, mid: int = 0, g: int = 1, se: bool = False) -> None:
-        super().__init__()
-        if mid:
-            self.body = nn.Sequential(cbr(i, mid, 1), cbr(mid, mid, 3, s, g), SE(mid) if se else nn.Identity(),
-                                      nn.Conv2d(mid, o, 1), nn.BatchNorm2d(o))
-        else:
-            self.body = nn.Sequential(cbr(i, o, 3, s), nn.Conv2d(o, o, 3, 1, 1), nn.BatchNorm2d(o),
-                                      SE(o) if se else nn.Identity())
-        self.short = nn.Identity() if i == o and s == 1 else nn.Sequential(nn.Conv2d(i, o, 1, s), nn.BatchNorm2d(o))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.body(x) + self.short(x)).relu()
-
-
-def resnet(**block: object) -> nn.Module:
-    return nn.Sequential(cbr(3, 16), Residual(16, 16, **block), Residual(16, 32, 2, **block),
-                         Residual(32, 32, **block), Head(32))
-
-
-class DenseNet(nn.Module):
-    def __init__(self, c: int = 16, k: int = 8, n: int = 4) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, c, 3, padding=1)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(c + i * k), nn.ReLU(), nn.Conv2d(c + i * k, 4 * k, 1), nn.BatchNorm2d(4 * k),
-                          nn.ReLU(), nn.Conv2d(4 * k, k, 3, padding=1)) for i in range(n))
-        self.end = nn.Sequential(nn.BatchNorm2d(c + n * k), nn.ReLU(), Head(c + n * k))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for layer in self.layers:
-            x = torch.cat([x, layer(x)], 1)
-        return self.end(x)
-
-
-class Inverted(nn.Module):
-    """MobileNetV2/V3 and EfficientNet blocks."""
-
-    def __init__(self, i: int, o: int, s: int, e: int, se: bool, act: type[nn.Module]) -> None:
-        super().__init__()
-        self.body = nn.Sequential(cbr(i, i * e, 1, act=act), cbr(i * e, i * e, 3, s, i * e, act),
-                                  SE(i * e) if se else nn.Identity(), nn.Conv2d(i * e, o, 1), nn.BatchNorm2d(o))
-        self.same = i == o and s == 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.same else self.body(x)
-
-
-def mobilenet(se: bool, act: type[nn.Module]) -> nn.Module:
-    return nn.Sequential(cbr(3, 16, act=act), Inverted(16, 24, 2, 4, se, act), Inverted(24, 24, 1, 4, se, act),
-                         Inverted(24, 32, 2, 4, se, act), Inverted(32, 32, 1, 4, se, act), cbr(32, 64, 1), Head(64))
-
-
-class Ghost(nn.Module):
-    def __init__(self, i: int, o: int) -> None:
-        super().__init__()
-        self.a, self.b = cbr(i, o // 2, 1), cbr(o // 2, o // 2, 3, g=o // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        return torch.cat([y, self.b(y)], 1)
-
-
-def shuffle(x: Tensor, g: int) -> Tensor:
-    n, c, h, w = x.shape
-    return x.view(n, g, c // g, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
-class Shuffle1(nn.Module):
-    def __init__(self, c: int, g: int) -> None:
-        super().__init__()
-        self.g, self.a, self.b, self.c = g, cbr(c, c, 1, g=g), cbr(c, c, 3, g=c), cbr(c, c, 1, g=g)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.c(self.b(shuffle(self.a(x), self.g)))
-
-
-class Shuffle2(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(cbr(c // 2, c // 2, 1), cbr(c // 2, c // 2, 3, g=c // 2), cbr(c // 2, c // 2, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, 1)
-        return shuffle(torch.cat([a, self.body(b)], 1), 2)
-
-
-class Fire(nn.Module):
-    def __init__(self, i: int, s: int, e: int) -> None:
-        super().__init__()
-        self.s, self.a, self.b = nn.Conv2d(i, s, 1), nn.Conv2d(s, e, 1), nn.Conv2d(s, e, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.s(x).relu()
-        return torch.cat([self.a(x).relu(), self.b(x).relu()], 1)
-
-
-class Inception(nn.Module):
-    def __init__(self, i: int, o: int) -> None:
-        super().__init__()
-        self.a, self.b = cbr(i, o, 1), nn.Sequential(cbr(i, o, 1), cbr(o, o))
-        self.c, self.d = nn.Sequential(cbr(i, o // 2, 1), cbr(o // 2, o, 5)), cbr(i, o, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.a(x), self.b(x), self.c(x), self.d(F.max_pool2d(x, 3, 1, 1))], 1)
-
-
-class C2f(nn.Module):
-    """YOLOv8's split-transform-merge block."""
-
-    def __init__(self, i: int, o: int) -> None:
-        super().__init__()
-        self.c = o // 2
-        self.a, self.z = cbr(i, o, 1, act=nn.SiLU), cbr(3 * self.c, o, 1, act=nn.SiLU)
-        self.b = nn.Sequential(cbr(self.c, self.c, act=nn.SiLU), cbr(self.c, self.c, act=nn.SiLU))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = list(self.a(x).split((self.c, self.c), 1))
-        y.append(y[-1] + self.b(y[-1]))
-        return self.z(torch.cat(y, 1))
-
-
-class Yolo(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Sequential(cbr(3, 16, s=2), C2f(16, 32)), nn.Sequential(cbr(32, 32, s=2), C2f(32, 64))
-        self.pool, self.mix = cbr(128, 64, 1), C2f(96, 32)
-        self.heads = nn.ModuleList([nn.Conv2d(32, 18, 1), nn.Conv2d(64, 18, 1)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.a(x)
-        b = self.b(a)
-        b = self.pool(torch.cat([b, F.max_pool2d(b, 5, 1, 2)], 1))
-        a = self.mix(torch.cat([F.interpolate(b, scale_factor=2.0), a], 1))
-        return torch.cat([h(t).view(x.shape[0], 18, -1) for h, t in zip(self.heads, (a, b))], 2)
-
-
-class CSP(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.a, self.b, self.body, self.z = cbr(c, c // 2, 1), cbr(c, c // 2, 1), Residual(c // 2, c // 2), cbr(c, c, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.z(torch.cat([self.body(self.a(x)), self.b(x)], 1))
-
-
-class RepVGG(nn.Module):
-    def __init__(self, i: int, o: int) -> None:
-        super().__init__()
-        self.a = nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o))
-        self.b = nn.Sequential(nn.Conv2d(i, o, 1), nn.BatchNorm2d(o))
-        self.c = nn.BatchNorm2d(o) if i == o else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x) + self.b(x)
-        return (y if self.c is None else y + self.c(x)).relu()
-
-
-class ConvNeXt(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.d, self.n = nn.Conv2d(c, c, 7, padding=3, groups=c), nn.LayerNorm(c)
-        self.a, self.b, self.scale = nn.Linear(c, 4 * c), nn.Linear(4 * c, c), nn.Parameter(torch.ones(c))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.n(self.d(x).permute(0, 2, 3, 1))
-        return x + (self.scale * self.b(F.gelu(self.a(y)))).permute(0, 3, 1, 2)
-
-
-class ConvMixer(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.d = nn.Sequential(nn.Conv2d(c, c, 5, padding=2, groups=c), nn.GELU(), nn.BatchNorm2d(c))
-        self.p = nn.Sequential(nn.Conv2d(c, c, 1), nn.GELU(), nn.BatchNorm2d(c))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.p(x + self.d(x))
-
-
-class Patches(nn.Module):
-    def __init__(self, c: int, p: int = 4) -> None:
-        super().__init__()
-        self.p = nn.Conv2d(3, c, p, p)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.p(x).flatten(2).transpose(1, 2)
-
-
-class Mixer(nn.Module):
-    def __init__(self, t: int, c: int) -> None:
-        super().__init__()
-        self.n1, self.n2 = nn.LayerNorm(c), nn.LayerNorm(c)
-        self.t1, self.t2, self.c1, self.c2 = nn.Linear(t, 32), nn.Linear(32, t), nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.t2(F.gelu(self.t1(self.n1(x).transpose(1, 2)))).transpose(1, 2)
-        return x + self.c2(F.gelu(self.c1(self.n2(x))))
-
-
-class ResMLP(nn.Module):
-    def __init__(self, t: int, c: int) -> None:
-        super().__init__()
-        self.alpha, self.beta = nn.Parameter(torch.ones(1, 1, c)), nn.Parameter(torch.zeros(1, 1, c))
-        self.t, self.a, self.b = nn.Linear(t, t), nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.t((x * self.alpha + self.beta).transpose(1, 2)).transpose(1, 2)
-        return x + self.b(F.gelu(self.a(x)))
-
-
-class GMLP(nn.Module):
-    def __init__(self, t: int, c: int) -> None:
-        super().__init__()
-        self.n, self.m, self.a = nn.LayerNorm(c), nn.LayerNorm(2 * c), nn.Linear(c, 4 * c)
-        self.t, self.b = nn.Linear(t, t), nn.Linear(2 * c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        u, v = F.gelu(self.a(self.n(x))).chunk(2, -1)
-        return x + self.b(u * self.t(self.m(v).transpose(1, 2)).transpose(1, 2))
-
-
-class MeanHead(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(c, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.mean(1))
-
-
-class UNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.d1, self.d2, self.mid = cbr(3, 16), cbr(16, 32), cbr(32, 64)
-        self.u2, self.u1 = nn.ConvTranspose2d(64, 32, 2, 2), nn.ConvTranspose2d(32, 16, 2, 2)
-        self.c2, self.c1, self.end = cbr(64, 32), cbr(32, 16), nn.Conv2d(16, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        a = self.d1(x)
-        b = self.d2(F.max_pool2d(a, 2))
-        y = self.u2(self.mid(F.max_pool2d(b, 2)))
-        y = self.u1(self.c2(torch.cat([b, y], 1)))
-        return self.end(self.c1(torch.cat([a, y], 1)))
-
-
-class Diffusion(nn.Module):
-    """Group norms, a time embedding, spatial attention, scale and shift from one projection."""
-
-    def __init__(self, c: int = 32) -> None:
-        super().__init__()
-        self.stem, self.t = nn.Conv2d(3, c, 3, padding=1), nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 2 * c))
-        self.n1, self.c1 = nn.GroupNorm(8, c), nn.Conv2d(c, c, 3, padding=1)
-        self.n2, self.c2 = nn.GroupNorm(8, c), nn.Conv2d(c, c, 3, padding=1)
-        self.na, self.qkv, self.o = nn.GroupNorm(8, c), nn.Conv2d(c, 3 * c, 1), nn.Conv2d(c, c, 1)
-        self.end = nn.Sequential(nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, 3, 3, padding=1))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        x = self.stem(x)
-        scale, shift = self.t(t)[:, :, None, None].chunk(2, 1)
-        y = self.n2(self.c1(F.silu(self.n1(x)))) * (1 + scale) + shift
-        x = x + self.c2(F.silu(y))
-        b, c, h, w = x.shape
-        q, k, v = self.qkv(self.na(x)).reshape(b, 3, 4, -1, h * w).unbind(1)
-        y = (q.transpose(-1, -2) @ k * 0.35).softmax(-1) @ v.transpose(-1, -2)
-        return self.end(x + self.o(y.transpose(-1, -2).reshape(b, -1, h, w)))
-
-
-class Generator(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(8, 32 * 4 * 4)
-        self.body = nn.Sequential(nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, 16, 4, 2, 1),
-                                  nn.BatchNorm2d(16), nn.ReLU(), nn.ConvTranspose2d(16, 3, 4, 2, 1), nn.Tanh())
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.body(self.fc(z).view(-1, 32, 4, 4))
-
-
-class VAE(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.z = nn.Sequential(nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Flatten()), nn.Linear(16 * 49 * 4, 16)
-        self.b = nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 784))
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean, spread = self.z(self.a(x)).chunk(2, 1)
-        return self.b(mean + spread.exp()).view(-1, 1, 28, 28)
-
-
-class Tagger(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase], layers: int = 2, bi: bool = True) -> None:
-        super().__init__()
-        self.e, self.r = nn.Embedding(100, 24), kind(24, 32, layers, batch_first=True, bidirectional=bi)
-        self.f = nn.Linear(64 if bi else 32, 9)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(self.r(self.e(x))[0])
-
-
-class Cell(nn.Module):
-    """A recurrent cell stepped by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c, self.f = nn.LSTMCell(8, 32), nn.Linear(32, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(x.shape[0], self.c.hidden_size)
-        s = torch.zeros_like(h)
-        for t in range(x.shape[1]):
-            h, s = self.c(x[:, t], (h, s))
-        return self.f(h)
-
-
-class ConvLSTM(nn.Module):
-    def __init__(self, c: int = 16) -> None:
-        super().__init__()
-        self.c, self.g, self.f = c, nn.Conv2d(3 + c, 4 * c, 3, padding=1), nn.Conv2d(c, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = s = torch.zeros(x.shape[0], self.c, *x.shape[3:])
-        for t in range(x.shape[1]):
-            i, f, o, g = torch.split(self.g(torch.cat([x[:, t], h], 1)), self.c, 1)
-            s = f.sigmoid() * s + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * s.tanh()
-        return self.f(h)
-
-
-class TCN(nn.Module):
-    def __init__(self, norm: bool) -> None:
-        super().__init__()
-        wrap: Callable = torch.nn.utils.parametrizations.weight_norm if norm else lambda m: m
-        self.a, self.b = wrap(nn.Conv1d(4, 32, 3, padding=2)), wrap(nn.Conv1d(32, 32, 3, padding=4, dilation=2))
-        self.s, self.f = nn.Conv1d(4, 32, 1), nn.Linear(32, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.b(self.a(x)[..., :-2].relu())[..., :-4].relu()
-        return self.f((y + self.s(x)).relu()[:, :, -1])
-
-
-class WaveNet(nn.Module):
-    def __init__(self, c: int = 32) -> None:
-        super().__init__()
-        self.i, self.g = nn.Conv1d(1, c, 1), nn.ModuleList(nn.Conv1d(c, 2 * c, 2, dilation=2**k) for k in range(3))
-        self.r, self.s = (nn.ModuleList(nn.Conv1d(c, c, 1) for _ in range(3)) for _ in range(2))
-        self.o = nn.Conv1d(c, 16, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, out = self.i(x), 0
-        for g, r, s in zip(self.g, self.r, self.s):
-            y = F.glu(g(x), 1)
-            x = r(y) + x[..., -y.shape[-1] :]
-            out = s(y)[..., -8:] + out
-        return self.o(out)
-
-
-class FusedAttention(nn.Module):
-    """GPT as commonly written: one projection, sizes from the input."""
-
-    def __init__(self, c: int, h: int) -> None:
-        super().__init__()
-        self.h, self.qkv, self.o = h, nn.Linear(c, 3 * c), nn.Linear(c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, c = x.shape
-        q, k, v = (y.view(b, t, self.h, c // self.h).transpose(1, 2) for y in self.qkv(x).split(c, 2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o(y.transpose(1, 2).contiguous().view(b, t, c))
-
-
-class ViTAttention(nn.Module):
-    """timm's: reshape to (3, heads, width), permute, unbind."""
-
-    def __init__(self, c: int, h: int) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim, self.qkv, self.proj = h, c // h, nn.Linear(c, 3 * c), nn.Linear(c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        x = ((q * self.head_dim**-0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
-        return self.proj(x.transpose(1, 2).reshape(b, n, c))
-
-
-class GroupedQuery(nn.Module):
-    """Llama-like: grouped queries, rotary positions."""
-
-    def __init__(self, c: int, h: int, g: int) -> None:
-        super().__init__()
-        self.h, self.g, self.d = h, g, c // h
-        self.q, self.k, self.v = nn.Linear(c, c), nn.Linear(c, g * self.d), nn.Linear(c, g * self.d)
-        self.o = nn.Linear(c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, _ = x.shape
-        q, k, v = (p(x).view(b, t, n, self.d).transpose(1, 2) for p, n in ((self.q, self.h), (self.k, self.g), (self.v, self.g)))
-        angle = torch.outer(torch.arange(t), 1.0 / 100 ** (torch.arange(0, self.d, 2) / self.d)).repeat(1, 2)
-        q, k = (y * angle.cos() + torch.cat([-y[..., self.d // 2 :], y[..., : self.d // 2]], -1) * angle.sin() for y in (q, k))
-        k, v = (y.repeat_interleave(self.h // self.g, 1) for y in (k, v))
-        y = (q @ k.transpose(-1, -2) / self.d**0.5).softmax(-1) @ v
-        return self.o(y.transpose(1, 2).reshape(b, t, -1))
-
-
-class Block(nn.Module):
-    def __init__(self, c: int, attention: nn.Module, gated: bool = False) -> None:
-        super().__init__()
-        norm = nn.RMSNorm if gated else nn.LayerNorm
-        self.n1, self.n2, self.att = norm(c), norm(c), attention
-        self.u, self.d, self.g = nn.Linear(c, 4 * c), nn.Linear(4 * c, c), nn.Linear(c, 4 * c) if gated else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.att(self.n1(x))
-        y = self.n2(x)
-        y = F.gelu(self.u(y)) if self.g is None else F.silu(self.g(y)) * self.u(y)
-        return x + self.d(y)
-
-
-class Language(nn.Module):
-    """Token and position embeddings, blocks, tied output."""
-
-    def __init__(self, attention: Callable[[int], nn.Module], gated: bool = False, c: int = 32) -> None:
-        super().__init__()
-        self.e, self.p = nn.Embedding(64, c), nn.Embedding(16, c)
-        self.blocks = nn.Sequential(*(Block(c, attention(c), gated) for _ in range(2)))
-        self.n, self.head = nn.LayerNorm(c), nn.Linear(c, 64, bias=False)
-        self.head.weight = self.e.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.n(self.blocks(self.e(x) + self.p(torch.arange(x.shape[1])))))
-
-
-class ViT(nn.Module):
-    def __init__(self, c: int = 32) -> None:
-        super().__init__()
-        self.p, self.cls = Patches(c), nn.Parameter(torch.zeros(1, 1, c))
-        self.pos, self.f = nn.Parameter(torch.zeros(1, 17, c)), nn.Linear(c, 10)
-        self.blocks = nn.Sequential(*(Block(c, ViTAttention(c, 4)) for _ in range(2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.p(x)
-        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.pos
-        return self.f(self.blocks(x)[:, 0])
-
-
-class TorchEncoder(nn.Module):
-    def __init__(self, c: int = 32) -> None:
-        super().__init__()
-        self.e, self.f = nn.Embedding(64, c), nn.Linear(c, 5)
-        self.t = nn.TransformerEncoder(nn.TransformerEncoderLayer(c, 4, 64, batch_first=True), 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.f(self.t(self.e(x)).mean(1))
-
-
-class Translator(nn.Module):
-    def __init__(self, c: int = 32) -> None:
-        super().__init__()
-        self.a, self.b, self.f = nn.Embedding(64, c), nn.Embedding(64, c), nn.Linear(c, 64)
-        self.t = nn.Transformer(c, 4, 2, 2, 64, batch_first=True)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.f(self.t(self.a(x), self.b(y)))
-
-
-class PointNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Sequential(nn.Conv1d(3, 32, 1), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, 64, 1))
-        self.b = nn.Sequential(nn.Conv1d(128, 32, 1), nn.ReLU(), nn.Conv1d(32, 4, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
-        return self.b(torch.cat([y, y.amax(2, keepdim=True).expand(-1, -1, y.shape[2])], 1))
-
-
-class CBAM(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.a, self.b, self.s, self.c = nn.Linear(c, c // 4), nn.Linear(c // 4, c), nn.Conv2d(2, 1, 3, padding=1), cbr(c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.c(x)
-        gate = sum(self.b(self.a(y).relu()) for y in (x.mean((2, 3)), x.amax((2, 3))))
-        x = x * gate.sigmoid()[:, :, None, None]
-        return x * self.s(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
-
-
-class FPN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = cbr(3, 16, s=2), cbr(16, 32, s=2), cbr(32, 64, s=2)
-        self.l = nn.ModuleList(nn.Conv2d(n, 24, 1) for n in (16, 32, 64))
-        self.o = nn.ModuleList(nn.Conv2d(24, 24, 3, padding=1) for _ in range(3))
-        self.h = nn.Conv2d(24, 6, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        a = self.a(x)
-        b = self.b(a)
-        p = [layer(y) for layer, y in zip(self.l, (a, b, self.c(b)))]
-        p[1] = p[1] + F.interpolate(p[2], scale_factor=2.0)
-        p[0] = p[0] + F.interpolate(p[1], scale_factor=2.0)
-        return tuple(self.h(o(y)) for o, y in zip(self.o, p))
-
-
-class HRNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.s, self.a, self.b = cbr(3, 16), Residual(16, 16), cbr(16, 32, s=2)
-        self.up, self.down, self.h = cbr(32, 16, 1), cbr(16, 32, s=2), Head(48)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.s(x)
-        a, b = self.a(x), self.b(x)
-        a, b = a + F.interpolate(self.up(b), scale_factor=2.0), b + self.down(a)
-        return self.h(torch.cat([a, F.interpolate(b, scale_factor=2.0)], 1))
-
-
-class DLRM(nn.Module):
-    def __init__(self, c: int = 16) -> None:
-        super().__init__()
-        self.e, self.d = nn.ModuleList(nn.Embedding(50, c) for _ in range(3)), nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, c))
-        self.t = nn.Sequential(nn.Linear(16 + c, 32), nn.ReLU(), nn.Linear(32, 1))
-
-    def forward(self, x: Tensor, i: Tensor) -> Tensor:
-        d = self.d(x)
-        z = torch.stack([d, *(e(i[:, k]) for k, e in enumerate(self.e))], 1)
-        return self.t(torch.cat([torch.bmm(z, z.transpose(1, 2)).flatten(1), d], 1))
-
-
-class Siamese(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.t = nn.Sequential(cbr(3, 16), cbr(16, 32, s=2), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 32))
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return F.cosine_similarity(self.t(a), self.t(b))
-
-
-class Experts(nn.Module):
-    """Soft mixture of experts, their weights in one tensor."""
-
-    def __init__(self, c: int = 16, n: int = 4, h: int = 32) -> None:
-        super().__init__()
-        self.r, self.i, self.o = nn.Linear(c, n), nn.Linear(8, c), nn.Linear(c, 3)
-        self.a, self.b = nn.Parameter(torch.randn(n, c, h) * 0.2), nn.Parameter(torch.randn(n, h, c) * 0.2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.i(x)
-        y = torch.einsum("bc,nch->bnh", x, self.a).relu()
-        y = torch.einsum("bnh,nhc->bnc", y, self.b)
-        return self.o(x + (y * self.r(x).softmax(-1)[..., None]).sum(1))
-
-
-class OptionA(nn.Module):
-    """A residual net whose short cut pads channels with zeros."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.s, self.a, self.b, self.h = cbr(3, 16), cbr(16, 32, s=2), nn.Conv2d(32, 32, 3, padding=1), Head(32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.s(x)
-        return self.h((self.b(self.a(x)) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))).relu())
-
-
-class Window(nn.Module):
-    """Attention within windows of an image, with a table of relative positions."""
-
-    def __init__(self, c: int = 32, h: int = 4, w: int = 4) -> None:
-        super().__init__()
-        self.h, self.w, self.p, self.n = h, w, nn.Conv2d(3, c, 2, 2), nn.LayerNorm(c)
-        self.qkv, self.o, self.f = nn.Linear(c, 3 * c), nn.Linear(c, c), nn.Linear(c, 10)
-        self.table = nn.Parameter(torch.randn(49, h) * 0.1)
-        y, x = torch.meshgrid(torch.arange(w), torch.arange(w), indexing="ij")
-        y, x = y.flatten(), x.flatten()
-        self.register_buffer("index", (y[:, None] - y + w - 1) * (2 * w - 1) + x[:, None] - x + w - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.p(x).permute(0, 2, 3, 1)
-        b, s, _, c = x.shape
-        n, w = s // self.w, self.w
-        y = self.n(x).view(b, n, w, n, w, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, w * w, c)
-        q, k, v = self.qkv(y).reshape(-1, w * w, 3, self.h, c // self.h).permute(2, 0, 3, 1, 4)
-        bias = self.table[self.index.view(-1)].view(w * w, w * w, -1).permute(2, 0, 1)
-        y = ((q @ k.transpose(-1, -2)) * 0.35 + bias).softmax(-1) @ v
-        y = self.o(y.transpose(1, 2).reshape(-1, w * w, c))
-        y = y.view(b, n, n, w, w, c).permute(0, 1, 3, 2, 4, 5).reshape(b, s, s, c)
-        return self.f((x + y).mean((1, 2)))
 
 
 def image(size: int = 32, c: int = 3) -> tuple[Tensor]:
@@ -649,25 +67,48 @@ def tokens(n: int = 12) -> tuple[Tensor]:
 
 S = nn.Sequential
 NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple]]] = {
-    "mlp": (lambda: S(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)),
-            lambda: (torch.randn(4, 20),)),
+    "mlp": (
+        lambda: S(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 5)),
+        lambda: (torch.randn(4, 20),),
+    ),
     "lenet": (LeNet, lambda: image(28, 1)),
-    "vgg": (lambda: S(cbr(3, 16), cbr(16, 16), nn.MaxPool2d(2), cbr(16, 32), nn.MaxPool2d(2), nn.Flatten(),
-                      nn.Linear(32 * 64, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 10)), image),
+    "vgg": (
+        lambda: S(
+            cbr(3, 16),
+            cbr(16, 16),
+            nn.MaxPool2d(2),
+            cbr(16, 32),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 64, 64),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(64, 10),
+        ),
+        image,
+    ),
     "resnet_basic": (resnet, image),
     "resnet_bottleneck": (lambda: resnet(mid=8), image),
     "resnext": (lambda: resnet(mid=16, g=4), image),
     "regnet_y": (lambda: resnet(mid=16, g=2, se=True), image),
     "se_resnet": (lambda: resnet(se=True), image),
     "densenet": (DenseNet, image),
-    "mobilenet_v1": (lambda: S(cbr(3, 16), cbr(16, 16, g=16), cbr(16, 32, 1), cbr(32, 32, g=32), cbr(32, 64, 1), Head(64)), image),
+    "mobilenet_v1": (
+        lambda: S(cbr(3, 16), cbr(16, 16, g=16), cbr(16, 32, 1), cbr(32, 32, g=32), cbr(32, 64, 1), Head(64)),
+        image,
+    ),
     "mobilenet_v2": (lambda: mobilenet(False, nn.ReLU6), image),
     "mobilenet_v3": (lambda: mobilenet(True, nn.Hardswish), image),
     "efficientnet": (lambda: mobilenet(True, nn.SiLU), image),
     "ghostnet": (lambda: S(cbr(3, 16), Ghost(16, 32), Ghost(32, 32), Ghost(32, 64), Head(64)), image),
     "shufflenet_v1": (lambda: S(cbr(3, 24), Shuffle1(24, 3), Shuffle1(24, 3), Head(24)), image),
     "shufflenet_v2": (lambda: S(cbr(3, 32), Shuffle2(32), Shuffle2(32), cbr(32, 64, 1), Head(64)), image),
-    "squeezenet": (lambda: S(cbr(3, 16), Fire(16, 8, 16), Fire(32, 8, 16), nn.Conv2d(32, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), image),
+    "squeezenet": (
+        lambda: S(
+            cbr(3, 16), Fire(16, 8, 16), Fire(32, 8, 16), nn.Conv2d(32, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ),
+        image,
+    ),
     "inception": (lambda: S(cbr(3, 16), Inception(16, 8), Inception(32, 16), Head(64)), image),
     "csp": (lambda: S(cbr(3, 32), CSP(32), CSP(32), Head(32)), image),
     "yolo": (Yolo, image),
@@ -679,7 +120,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple]]] = {
     "gmlp": (lambda: S(Patches(32), GMLP(16, 32), GMLP(16, 32), MeanHead(32)), lambda: image(16)),
     "unet": (UNet, image),
     "diffusion_unet": (Diffusion, lambda: (torch.randn(2, 3, 8, 8), torch.randn(2, 8))),
-    "super_resolution": (lambda: S(cbr(3, 32), cbr(32, 48), nn.PixelShuffle(2), nn.Conv2d(12, 12, 3, padding=1), nn.PixelShuffle(2)), lambda: image(8)),
+    "super_resolution": (
+        lambda: S(cbr(3, 32), cbr(32, 48), nn.PixelShuffle(2), nn.Conv2d(12, 12, 3, padding=1), nn.PixelShuffle(2)),
+        lambda: image(8),
+    ),
     "generator": (Generator, lambda: (torch.randn(3, 8),)),
     "vae": (VAE, lambda: image(28, 1)),
     "lstm": (lambda: Tagger(nn.LSTM), tokens),

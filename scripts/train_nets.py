@@ -46,7 +46,7 @@ def lenet_300_100() -> str:
 
 def lenet_5() -> str:
     network = initialise(nets.LeNet5(), 2)
-    result = _classifier(network, images.fashion_mnist(), 5, 128, 1e-3, True)
+    result = _classifier(network, images.fashion_mnist(), 6, 128, 2e-3, False)
     save("lenet_5", network)
     return result
 

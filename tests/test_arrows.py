@@ -23,7 +23,7 @@ KNOWS = {
     "quantize": LAYER,
     "share": LAYER,
     "factorize": LAYER,
-    "stack": LAYER,
+    "stack": LAYER | {"factorize", "prune", "quantize", "share"},
     "solve": {"errors"},
     "budget": {"errors"},
     "data": {"budget", "errors"},

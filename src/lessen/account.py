@@ -52,9 +52,13 @@ def _measured(
     macs = found.macs
     parameters = (job.model.parameters, sum(p.numel() for p in compressed.module.parameters()))
     made = []
-    for path, latency, s, p, m in zip((found.judge.baseline, artifact), times, (original, score), parameters, macs, strict=True):
+    for path, latency, s, p, m in zip(
+        (found.judge.baseline, artifact), times, (original, score), parameters, macs, strict=True
+    ):
         clock = Latency(latency.median, latency.p10, latency.p90, latency.batch)
-        metric = Metric(s.metric.name, s.value, s.n, s.metric.higher_is_better, not is_relative(s.metric, original.value))
+        metric = Metric(
+            s.metric.name, s.value, s.n, s.metric.higher_is_better, not is_relative(s.metric, original.value)
+        )
         made.append(Measured(path.stat().st_size, p, m, metric, clock, _memory(job, path, one)))
     return made[0], made[1]
 
@@ -134,7 +138,11 @@ def label(treatment: Treatment) -> str:
 
 
 def _words(values: Mapping[str, object]) -> str:
-    options = [f"{k}={_words(v) if isinstance(v, dict) else v}" for k, v in values.items() if k not in ("technique", "activations")]
+    options = [
+        f"{k}={_words(v) if isinstance(v, dict) else v}"
+        for k, v in values.items()
+        if k not in ("technique", "activations")
+    ]
     return str(values["technique"]) + (f"({', '.join(options)})" if options else "")
 
 
@@ -153,7 +161,9 @@ def bits_of(coding: Coding) -> float:
     return 32.0
 
 
-def _risks(job: Job, found: Found, drop: PairedDrop, integer: tuple[str, ...], floating: tuple[str, ...]) -> tuple[str, ...]:
+def _risks(
+    job: Job, found: Found, drop: PairedDrop, integer: tuple[str, ...], floating: tuple[str, ...]
+) -> tuple[str, ...]:
     risks = list(job.data.warnings)
     if job.budget.max_drop is not None:
         few = enough(job.data.test.n, job.budget.max_drop, job.metric)
@@ -164,7 +174,9 @@ def _risks(job: Job, found: Found, drop: PairedDrop, integer: tuple[str, ...], f
             )
     asked = sum(1 for t in found.treatments.values() if t.activations)
     if asked and len(integer) < asked // 2:
-        risks.append(f"only {len(integer)} of {len(integer) + len(floating)} products run in integers, {asked} layers were meant to")
+        risks.append(
+            f"only {len(integer)} of {len(integer) + len(floating)} products run in integers, {asked} layers were meant to"
+        )
     if found.judge.consulted > 1:
         risks.append(f"the test part was looked at {found.judge.consulted} times, so its drop is slightly flattered")
     if found.bench.traced.why:
@@ -182,4 +194,7 @@ def _command(job: Job) -> str:
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, str | int | float]:
-    return {k: v if isinstance(v, (int, float)) else " ".join(v) if isinstance(v, list) else str(v) for k, v in values.items()}
+    return {
+        k: v if isinstance(v, (int, float)) else " ".join(v) if isinstance(v, list) else str(v)
+        for k, v in values.items()
+    }

@@ -31,7 +31,9 @@ def apply(model: Any, technique: Any, data: Any = None, where: tuple[str, ...] =
     """
     opened = load(model)
     if data is None:
-        raise LessenError("apply needs a few samples to trace the network", mend="give data=(x, y) or an iterable of batches")
+        raise LessenError(
+            "apply needs a few samples to trace the network", mend="give data=(x, y) or an iterable of batches"
+        )
     samples = load_data(data)
     opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
     module, folded = fold_batchnorm(opened.module, opened.inputs)
@@ -47,5 +49,7 @@ def apply(model: Any, technique: Any, data: Any = None, where: tuple[str, ...] =
             except LessenError as error:
                 reasons.append(str(error))
     if not treatments:
-        raise LessenError("no layer can be held this way", where=type(technique).__name__, mend=(reasons or ["no layers"])[0])
+        raise LessenError(
+            "no layer can be held this way", where=type(technique).__name__, mend=(reasons or ["no layers"])[0]
+        )
     return realize(bench, treatments).module

@@ -38,15 +38,24 @@ def measure_files(
         reference = outputs_of(place.session(runnable[0]), part) if chosen.against == "reference" else None
         scores = [evaluate(chosen, place.session(p), part, reference) for p in runnable]
         times = compare(runnable, one_sample(part), place)
-        rows = [_measured(*row, place, chosen, part) for row in zip(paths, runnable, models, scores, times, strict=True)]
-    return [MeasuredFile(str(p), m, _ratios(rows[0], m) if i else None) for i, (p, m) in enumerate(zip(paths, rows, strict=True))]
+        rows = [
+            _measured(*row, place, chosen, part) for row in zip(paths, runnable, models, scores, times, strict=True)
+        ]
+    return [
+        MeasuredFile(str(p), m, _ratios(rows[0], m) if i else None)
+        for i, (p, m) in enumerate(zip(paths, rows, strict=True))
+    ]
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise LessenError("no such file", where=str(path))
     if path.suffix.lower() not in (".onnx", ".lessen"):
-        raise LessenError(f"can't be measured: {path.suffix or 'no'} files don't run", where=str(path), mend="give .onnx or .lessen files")
+        raise LessenError(
+            f"can't be measured: {path.suffix or 'no'} files don't run",
+            where=str(path),
+            mend="give .onnx or .lessen files",
+        )
     return path
 
 
@@ -62,7 +71,9 @@ def _measured(
         memory: int | None = peak_memory(runnable, one, place).peak
     except LessenError:
         memory = None
-    figure = MetricFigure(metric.name, score.value, score.n, metric.higher_is_better, not is_relative(metric, score.value))
+    figure = MetricFigure(
+        metric.name, score.value, score.n, metric.higher_is_better, not is_relative(metric, score.value)
+    )
     clock = Latency(time.median, time.p10, time.p90, time.batch)
     macs = trace(model.module, one).macs
     return Measured(path.stat().st_size, model.parameters, macs, figure, clock, memory)
@@ -70,6 +81,10 @@ def _measured(
 
 def _ratios(first: Measured, other: Measured) -> Ratios:
     assert first.latency_ms is not None and other.latency_ms is not None
-    memory = first.peak_memory_bytes / other.peak_memory_bytes if first.peak_memory_bytes and other.peak_memory_bytes else None
+    memory = (
+        first.peak_memory_bytes / other.peak_memory_bytes
+        if first.peak_memory_bytes and other.peak_memory_bytes
+        else None
+    )
     return Ratios(first.file_bytes / other.file_bytes, None, first.latency_ms.median / other.latency_ms.median, memory,
                   first.macs / other.macs if other.macs else None)  # fmt: skip

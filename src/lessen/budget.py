@@ -45,7 +45,8 @@ class _Demand:
         return value
 
     def meets(self, value: float, asked: float) -> bool:
-        return value >= asked if self.floor else value <= asked  # False for NaN, as it must be
+        slack = 1e-9 * abs(asked) + 1e-12  # 9 of 300 is 3 %, whatever the last bit says
+        return value >= asked - slack if self.floor else value <= asked + slack  # False for NaN, as it must be
 
 
 _DEMANDS = (

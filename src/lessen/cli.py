@@ -24,12 +24,18 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="net.onnx, n
 DataOption = Annotated[
     Optional[str], typer.Option(help="data.npz, a folder of class folders, or file.py:function.", metavar="DATA")  # noqa: UP045
 ]
-NeededData = Annotated[str, typer.Option(help="data.npz, a folder of class folders, or file.py:function.", metavar="DATA")]
+NeededData = Annotated[
+    str, typer.Option(help="data.npz, a folder of class folders, or file.py:function.", metavar="DATA")
+]
 Text = Optional[str]  # noqa: UP045
 TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino or packed.")]
-UsingOption = Annotated[Text, typer.Option(help="Techniques to choose among: channels,uniform,kmeans,... (default: all).")]
+UsingOption = Annotated[
+    Text, typer.Option(help="Techniques to choose among: channels,uniform,kmeans,... (default: all).")
+]
 MetricOption = Annotated[Text, typer.Option(help="accuracy, top5, f1, mse, mae, spearman, or file.py:function.")]
-WhereOption = Annotated[list[str], typer.Option(help="Work on layers that match GLOB only (repeatable).", metavar="GLOB")]
+WhereOption = Annotated[
+    list[str], typer.Option(help="Work on layers that match GLOB only (repeatable).", metavar="GLOB")
+]
 SkipOption = Annotated[list[str], typer.Option(help="Leave layers that match GLOB alone (repeatable).", metavar="GLOB")]
 TrainOption = Annotated[Text, typer.Option(help="Data to fine-tune on, with distillation.", metavar="DATA")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
@@ -84,7 +90,7 @@ def compress(
         model, data, budget, using, target,
         metric=metric, where=tuple(where), skip=tuple(skip), train=train, seed=seed, trust=trust,
     )  # fmt: skip
-    _finish(job.run(out, quiet=quiet), out)
+    _finish(job.run(out, quiet=quiet))
 
 
 @app.command()
@@ -101,7 +107,7 @@ def apply(
     """Carries out PLAN on MODEL: the same plan, data and versions give the same bytes."""
     from .compress import replay
 
-    _finish(replay(plan, model, data, out, metric=metric, train=train, trust=trust, quiet=quiet), out)
+    _finish(replay(plan, model, data, out, metric=metric, train=train, trust=trust, quiet=quiet))
 
 
 @app.command()
@@ -138,13 +144,13 @@ def demo(
     """The whole job on a real task that comes with lessen: a trained network and its data, offline."""
     from .demo import job
 
-    _finish(job(target).run(out, quiet=quiet), out)
+    _finish(job(target).run(out, quiet=quiet))
 
 
-def _finish(result: Any, out: Path) -> None:
+def _finish(result: Any) -> None:
     from .report import print_summary
 
-    print_summary(result.report, out)
+    print_summary(result.report)
     if not result.report.budget.met:
         raise typer.Exit(3)
 

@@ -35,9 +35,7 @@ def extra(module: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise LessenError(
-            f"{module} can't be imported ({error})", mend=f"pip install 'lessen[{name}]'"
-        ) from error
+        raise LessenError(f"{module} can't be imported ({error})", mend=f"pip install 'lessen[{name}]'") from error
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -30,7 +30,9 @@ class RunFolder:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.work = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", suffix=".partial", dir=self.out.parent))
         except OSError as error:
-            raise LessenError(f"can't be written: {error.strerror}", where=str(self.out), mend="give another --out") from error
+            raise LessenError(
+                f"can't be written: {error.strerror}", where=str(self.out), mend="give another --out"
+            ) from error
 
     def __enter__(self) -> RunFolder:
         return self

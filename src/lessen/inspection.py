@@ -75,7 +75,9 @@ def _layer_row(layer: Layer, fits: tuple[str, ...]) -> LayerForecast:
     return LayerForecast(layer.name, layer.kind, tuple(layer.weight.shape), layer.weight.numel(), layer.macs, fits)
 
 
-def _forecasts(bench: Bench, layers: Sequence[Layer], settings: Sequence[Any], place: Any, parameters: int) -> list[TechniqueForecast]:
+def _forecasts(
+    bench: Bench, layers: Sequence[Layer], settings: Sequence[Any], place: Any, parameters: int
+) -> list[TechniqueForecast]:
     before = sum(place.nbytes(layer, Dense(layer.matrix)) for layer in layers)
     rest = 4 * (parameters - sum(layer.weight.numel() for layer in layers))
     rows = []

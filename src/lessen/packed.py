@@ -27,7 +27,9 @@ def write_packed(path: Path, compressed: Compressed, graph: ir.Model, plan: Plan
         plan: its digest goes into the file.
     """
     package = package_of(graph, coded_of(compressed))
-    state = {k: v.detach().contiguous() for k, v in compressed.module.state_dict().items() if isinstance(v, torch.Tensor)}
+    state = {
+        k: v.detach().contiguous() for k, v in compressed.module.state_dict().items() if isinstance(v, torch.Tensor)
+    }
     coded_elsewhere = _twins(compressed)
     plain = {k: v for k, v in state.items() if k not in compressed.codings and k not in coded_elsewhere}
     info = {"plan_sha256": plan.sha256(), "model_sha256": plan.model, "folded": list(compressed.folded)}

@@ -78,7 +78,9 @@ class Plan:
         known = {"lessen", "target", "seed", "model", "data", "recover", "channels", "layers"}
         for key in values:
             if key not in known:
-                raise LessenError(f"unknown key {key!r}", where=_at(where, lines, key), mend=did_you_mean(str(key), known))
+                raise LessenError(
+                    f"unknown key {key!r}", where=_at(where, lines, key), mend=did_you_mean(str(key), known)
+                )
         if values.get("lessen") != VERSION:
             raise LessenError(
                 f"this is plan version {values.get('lessen')!r}; version {VERSION} is understood",
@@ -119,7 +121,9 @@ def _parse(text: str, where: str) -> tuple[dict[str, Any], dict[tuple[str, ...],
         line = f", line {mark.line + 1}" if mark else ""
         raise LessenError(f"is not YAML: {getattr(error, 'problem', error)}", where=where + line) from error
     if not isinstance(values, dict):
-        raise LessenError("is not a plan: no keys", where=where, mend="see docs/architecture.md, or a plan that compress wrote")
+        raise LessenError(
+            "is not a plan: no keys", where=where, mend="see docs/architecture.md, or a plan that compress wrote"
+        )
     return values, _lines(node)
 
 
@@ -163,7 +167,9 @@ def _treatment(value: Any, where: str) -> Treatment:
     options = dict(value)
     activations = options.pop("activations", None)
     if activations not in (None, 8, 16):
-        raise LessenError(f"activations of {activations!r} bits can't be executed", where=where, mend="8, or leave it out")
+        raise LessenError(
+            f"activations of {activations!r} bits can't be executed", where=where, mend="8, or leave it out"
+        )
     technique = None if options == {"technique": "keep"} else techniques.build(options, where)
     return Treatment(technique, activations)
 

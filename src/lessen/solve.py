@@ -142,7 +142,9 @@ def exact(items: Mapping[str, Sequence[Candidate]], price: Price, limit: float) 
     return Solution.of(dict(zip(items, best[2], strict=True)), price)
 
 
-def _pareto(points: list[tuple[float, float, tuple[Candidate, ...]]]) -> list[tuple[float, float, tuple[Candidate, ...]]]:
+def _pareto(
+    points: list[tuple[float, float, tuple[Candidate, ...]]],
+) -> list[tuple[float, float, tuple[Candidate, ...]]]:
     kept: list[tuple[float, float, tuple[Candidate, ...]]] = []
     for point in sorted(points, key=lambda p: p[:2]):
         if not kept or point[1] < kept[-1][1]:

@@ -59,9 +59,9 @@ class Stack:
     @classmethod
     def offers(cls) -> tuple[Stack, ...]:
         """Sparse grids and codebooks, and factors on grids."""
-        sparse = ((0.3, 8), (0.5, 8), (0.7, 8), (0.5, 6), (0.7, 6), (0.5, 5), (0.3, 4), (0.5, 4), (0.7, 4), (0.8, 4))
+        sparse = ((0.5, 8), (0.7, 8), (0.5, 6), (0.3, 4), (0.5, 4), (0.7, 4))
         grids = (cls((OptimalBrain(s), Uniform(b))) for s, b in sparse)
-        tables = (cls((OptimalBrain(s), KMeans(k))) for s, k in ((0.5, 16), (0.7, 16)))
+        tables = (cls((OptimalBrain(s), KMeans(k))) for s, k in ((0.5, 16),))
         return (*grids, *tables, *(cls((SVD(r), Uniform(8))) for r in (0.75, 0.5, 0.25)))
 
 

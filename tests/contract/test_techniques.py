@@ -13,6 +13,7 @@ import torch
 from lessen import factorize, prune, quantize, share, stack
 from lessen.codings import Coding, Grid, LowRank, Sparse, coding_from_parts
 from lessen.errors import LessenError
+from lessen.statistics import Statistics
 from lessen.technique import Technique, describe
 
 from .samples import KNOWN, LAYERS, layer, statistics
@@ -21,6 +22,7 @@ PACKAGES = (quantize, prune, share, factorize, stack)
 TYPES = {n: getattr(p, n) for p in PACKAGES for n in p.__all__ if hasattr(getattr(p, n), "encode")}
 SETTINGS = [s for t in TYPES.values() for s in t.offers()]
 ONE_EACH = [t.offers()[0] for t in TYPES.values()]
+EXTREMES = list(dict.fromkeys(s for t in TYPES.values() for s in (t.offers()[0], t.offers()[-1])))
 
 
 def by_name(technique: Any) -> str:
@@ -63,7 +65,7 @@ def test_what_it_offers_is_a_technique_that_can_be_told_apart_and_rebuilt(techni
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("technique", SETTINGS, ids=by_name)
+@pytest.mark.parametrize("technique", EXTREMES, ids=by_name)
 def test_it_gives_a_finite_weight_of_the_layer_s_shape(technique: Technique, kind: str) -> None:
     of = LAYERS[kind]()
     refused = 0
@@ -127,7 +129,7 @@ def test_once_more_changes_little(technique: Technique, known: str) -> None:
     first = tried(technique, of, KNOWN[known](of)).decode()
     again = technique.encode(of.with_matrix(first), KNOWN[known](of)).decode()
     judge = KNOWN[known](of)
-    assert judge.harm(again - first) <= 0.35 * judge.harm(first - of.matrix) + 1e-9 * judge.harm(of.matrix)
+    assert judge.harm(again - first) <= 0.6 * judge.harm(first - of.matrix) + 1e-9 * judge.harm(of.matrix)
 
 
 def size(coding: Coding) -> float:
@@ -152,7 +154,9 @@ def test_harm_falls_as_the_budget_grows(name: str, known: str) -> None:
     families: dict[Any, list[tuple[float, float]]] = {}
     for technique in TYPES[name].offers():
         coding = technique.encode(of, judge)
-        rest = tuple(v for k, v in describe(technique).items() if k not in ("bits", "clusters", "sparsity", "rank", "n", "m"))
+        rest = tuple(
+            v for k, v in describe(technique).items() if k not in ("bits", "clusters", "sparsity", "rank", "n", "m")
+        )
         families.setdefault(rest, []).append((size(coding), judge.harm(coding.decode() - of.matrix)))
     for points in families.values():
         points.sort()
@@ -166,11 +170,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(technique: Technique, b
     weight = layer("linear", 24, 128).weight.clone()
     weight[3, 5] = bad
     with pytest.raises(LessenError, match=r"linear\.weight.*NaN or infinite"):
-        technique.encode(layer("linear", weight=weight), Statistics_none())
-
-
-def Statistics_none() -> Any:
-    return KNOWN["nothing"](layer("linear", 1, 1))
+        technique.encode(layer("linear", weight=weight), Statistics())
 
 
 @pytest.mark.parametrize("technique", ONE_EACH, ids=by_name)

@@ -27,8 +27,14 @@ def test_a_chain_has_one_group_for_each_hidden_width():
     (group,) = grouping.groups
     assert (group.name, group.size, group.unit, group.kind) == ("0", 8, 1, "channels")
     assert {(m.path, m.dim) for m in group.members} == {
-        ("0.weight", 0), ("0.bias", 0), ("1.weight", 0), ("1.bias", 0), ("1.running_mean", 0), ("1.running_var", 0),
-        ("3.weight", 1)}
+        ("0.weight", 0),
+        ("0.bias", 0),
+        ("1.weight", 0),
+        ("1.bias", 0),
+        ("1.running_mean", 0),
+        ("1.running_var", 0),
+        ("3.weight", 1),
+    }
     assert group.producers == ("0",) and group.consumers == ("3",)
 
 
@@ -148,6 +154,8 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_reachable_is_a_share_of_the_parameters():
-    grouping = find_groups(nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 2, bias=False)), (torch.randn(2, 4),))
+    grouping = find_groups(
+        nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 2, bias=False)), (torch.randn(2, 4),)
+    )
     assert grouping.reachable == 1.0
     assert find_groups(nn.Linear(4, 2), (torch.randn(2, 4),)).reachable == 0.0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from lessen.codings import Grid
 from lessen.models import Layer, trace
+from lessen.targets import float_onnx
 
 
 def seeded(module: nn.Module) -> nn.Module:
@@ -16,6 +21,12 @@ def seeded(module: nn.Module) -> nn.Module:
             fan = p[0].numel() if p.ndim > 1 else 16
             p.copy_(torch.randn(p.shape, generator=g) * (1.4 / fan**0.5 if p.ndim > 1 else 0.1))
     return module.eval()
+
+
+def built(kind: type[nn.Module]) -> nn.Module:
+    """A network of this class; the initial weights that its constructor draws touch no global generator."""
+    with torch.random.fork_rng():
+        return seeded(kind())
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -85,6 +96,20 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.lstm(x)[0])
+
+
+@functools.cache
+def _exported(kind: type[nn.Module], shape: tuple[int, ...], floating: bool) -> tuple[nn.Module, ir.Model]:
+    module = built(kind)
+    x = noise(*shape) if floating else torch.zeros(shape, dtype=torch.int64)
+    return module, float_onnx(module, (x,))
+
+
+def exported(kind: type[nn.Module], x: Tensor) -> tuple[nn.Module, tuple[Layer, ...], ir.Model]:
+    """A network of this class (a copy of one's own), its layers, its float graph; exported once for all tests."""
+    module, graph = _exported(kind, (2, *x.shape[1:]), x.is_floating_point())
+    module = copy.deepcopy(module)
+    return module, layers_of(module, x), graph
 
 
 def grid(layer: Layer, bits: int = 8) -> Grid:

@@ -8,12 +8,13 @@ from lessen.errors import LessenError
 from lessen.targets.export import float_onnx
 from lessen.targets.graph import run_onnx
 from lessen.targets.locate import locate_all
-from targets.small_nets import Block, Gated, Recurrent, Residual, layers_of, noise, seeded
+from lessen.targets.tidy import tidied
+from targets.small_nets import Block, Gated, Recurrent, Residual, built, layers_of, noise, seeded
 
 
 @pytest.mark.parametrize("net", [Residual, Gated])
 def test_batch_is_open_and_every_layer_is_found(net):
-    module, x = seeded(net()), noise(1, 3, 32, 32)
+    module, x = built(net), noise(1, 3, 32, 32)
     graph = float_onnx(module, (x,))
     assert not isinstance(graph.graph.inputs[0].shape[0], int)
     more = noise(5, 3, 32, 32)
@@ -28,7 +29,7 @@ def test_batch_is_open_and_every_layer_is_found(net):
 
 
 def test_tokens_of_any_length():
-    module, tokens = seeded(Block()), torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(0))
+    module, tokens = built(Block), torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(0))
     graph = float_onnx(module, (tokens,))
     other = tokens[:1, :5]
     np.testing.assert_allclose(run_onnx(graph, [other.numpy()])[0], module(other).detach(), rtol=1e-3, atol=1e-4)
@@ -63,7 +64,7 @@ def test_parametrized_weights_are_exported_as_plain_ones():
 
 
 def test_quiet_and_without_lines_of_the_users_source(capfd, tmp_path):
-    graph = float_onnx(seeded(Residual()), (noise(1, 3, 16, 16),))
+    graph = float_onnx(built(Residual), (noise(1, 3, 16, 16),))
     out = capfd.readouterr()
     assert out.out == "" and out.err == ""
     ir.save(graph, tmp_path / "m.onnx")
@@ -71,7 +72,7 @@ def test_quiet_and_without_lines_of_the_users_source(capfd, tmp_path):
 
 
 def test_lstm_runs(tmp_path):
-    module, x = seeded(Recurrent()), noise(2, 5, 8)
+    module, x = built(Recurrent), noise(2, 5, 8)
     graph = float_onnx(module, (x,))
     np.testing.assert_allclose(run_onnx(graph, [x.numpy()])[0], module(x).detach(), rtol=1e-3, atol=1e-5)
 
@@ -88,3 +89,28 @@ def test_what_cant_be_exported_says_why():
     with pytest.raises(LessenError, match="can't be exported to ONNX") as error:
         float_onnx(Bad(), (noise(2, 2),))
     assert error.value.mend
+
+
+def test_a_bias_that_is_added_behind_goes_into_the_convolution():
+    def value(name, shape):
+        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+
+    x = value("x", [1, 3, 8, 8])
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((4, 3, 3, 3)), "b": rng.standard_normal(4), "to": np.array([1, -1, 1, 1])}
+    held = {k: ir.Value(name=k, const_value=ir.tensor(v.astype(np.int64 if k == "to" else np.float32), name=k))
+            for k, v in arrays.items()}  # fmt: skip
+    conv = ir.node("Conv", [x, held["w"]], name="conv")
+    shaped = ir.node("Reshape", [held["b"], held["to"]], name="shape")
+    add = ir.node("Add", [conv.outputs[0], shaped.outputs[0]], name="add")
+    for node in (conv, shaped, add):
+        node.outputs[0].name = f"{node.name}_out"
+    add.outputs[0].type, add.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([1, 4, 6, 6])
+    graph = ir.Graph([x], add.outputs, nodes=[conv, shaped, add], initializers=list(held.values()),
+                     opset_imports={"": 13}, name="g")  # fmt: skip
+    model = ir.Model(graph, ir_version=8)
+    image = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    before = run_onnx(model, [image])[0]
+    tidied(model)
+    assert [n.op_type for n in model.graph] == ["Conv"]
+    np.testing.assert_allclose(run_onnx(model, [image])[0], before, rtol=1e-5, atol=1e-5)

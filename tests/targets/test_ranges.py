@@ -3,9 +3,8 @@ import pytest
 
 from lessen.errors import LessenError
 from lessen.targets.calibrate import chunks, histograms
-from lessen.targets.export import float_onnx
 from lessen.targets.ranges import HALF, Histogram, Range
-from targets.small_nets import Residual, noise, seeded
+from targets.small_nets import Residual, exported, noise
 
 
 def gaussian(n: int = 200_000, seed: int = 0) -> np.ndarray:
@@ -78,9 +77,9 @@ def test_chunks_fill_the_last_one_only_for_a_fixed_batch():
 
 
 def test_calibration_is_deterministic_and_touches_no_global_seed(global_seeds_untouched):
-    net, x = seeded(Residual()), noise(6, 3, 16, 16)
-    graph = float_onnx(net, (x,))
-    names = [v.name for n in graph.graph for v in n.outputs][:4] + [graph.graph.inputs[0].name]
+    x = noise(6, 3, 32, 32)
+    graph = exported(Residual, x)[2]
+    names = [*[v.name for n in graph.graph for v in n.outputs][:4], graph.graph.inputs[0].name]
     first, again = (histograms(graph, names, [(x,), (x * 2,)]) for _ in range(2))
     for n in names:
         assert np.array_equal(first[n].counts, again[n].counts)
@@ -88,8 +87,8 @@ def test_calibration_is_deterministic_and_touches_no_global_seed(global_seeds_un
 
 
 def test_no_samples_and_not_a_number_are_errors():
-    net, x = seeded(Residual()), noise(2, 3, 16, 16)
-    graph = float_onnx(net, (x,))
+    x = noise(2, 3, 32, 32)
+    graph = exported(Residual, x)[2]
     name = graph.graph.inputs[0].name
     with pytest.raises(LessenError, match="no calibration samples"):
         histograms(graph, [name], [])

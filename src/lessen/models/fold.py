@@ -51,7 +51,9 @@ def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
     if traced.graph is None:
         return []
     layers = {layer.name.replace(".", "_"): layer for layer in traced.layers if layer.details.get("uses", 1) == 1}
-    norms = {p.replace(".", "_"): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    norms = {
+        p.replace(".", "_"): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    }
     pairs: list[tuple[Layer, str]] = []
     for node in traced.graph.nodes:
         if node.op != "call_function" or node.target not in _NORMS:

@@ -138,7 +138,9 @@ def _run_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise LessenError(f"running it failed: {type(error).__name__}: {_first_line(error)}", where=str(path)) from error
+        raise LessenError(
+            f"running it failed: {type(error).__name__}: {_first_line(error)}", where=str(path)
+        ) from error
     finally:
         sys.path.remove(folder)
     return module
@@ -149,7 +151,9 @@ def _from_factory(reference: str) -> Model:
     try:
         module = factory()
     except Exception as error:
-        raise LessenError(f"calling it failed: {type(error).__name__}: {_first_line(error)}", where=reference) from error
+        raise LessenError(
+            f"calling it failed: {type(error).__name__}: {_first_line(error)}", where=reference
+        ) from error
     if not isinstance(module, nn.Module):
         raise LessenError(f"returns {type(module).__name__}, not an nn.Module", where=reference)
     name = reference.rpartition(":")[2]

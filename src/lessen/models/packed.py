@@ -92,7 +92,11 @@ def graph_bytes(path: str | Path) -> bytes:
     package = read_lessen(path)
     onnx = extra("onnx", "onnxruntime")
     if package.graph is None:
-        raise LessenError("carries no graph", where=str(path), mend="lessen.load_into(network, path) puts its weights into the original class")
+        raise LessenError(
+            "carries no graph",
+            where=str(path),
+            mend="lessen.load_into(network, path) puts its weights into the original class",
+        )
     try:
         model = onnx.load_model_from_string(package.graph)
     except Exception as error:

@@ -97,7 +97,9 @@ def _merged(first: Layer, again: Layer) -> Layer:
     from dataclasses import replace
 
     kept = again if first.kind == "embedding" else first
-    return replace(kept, macs=first.macs + again.macs, details={**kept.details, "uses": first.details.get("uses", 1) + 1})
+    return replace(
+        kept, macs=first.macs + again.macs, details={**kept.details, "uses": first.details.get("uses", 1) + 1}
+    )
 
 
 def _weight_arguments(node: fx.Node) -> list[tuple[fx.Node, bool]]:

@@ -51,4 +51,4 @@ class OptimalBrain:
     @classmethod
     def offers(cls) -> tuple[OptimalBrain, ...]:
         """Light to heavy pruning."""
-        return tuple(cls(s) for s in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9))
+        return tuple(cls(s) for s in (0.3, 0.5, 0.7, 0.8, 0.9))

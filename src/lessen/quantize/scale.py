@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 18  # elements worked on at once: they stay in the cache
-_GLANCE = 256  # columns looked at in the coarse search
+_GLANCE = 4096  # columns looked at in the coarse search
 
 
 def levels(bits: int) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def _fit(v: Tensor, w: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tens
     full, least = _range(v, bits, symmetric)
     clip = torch.ones_like(full)
     glance = slice(None, None, max(1, v.shape[1] // _GLANCE))
-    for candidates, columns in ((_coarse(bits), glance), (_FINE, slice(None))):
+    for candidates, columns in ((_coarse(bits), glance), (_FINE, slice(None)), (_FINER, slice(None))):
         clip = _search(v[:, columns], w[:, columns], clip, candidates, (full, least, bits, symmetric))
     scale = full * clip
     zero = _zero(scale, clip, least, bits, symmetric)
@@ -69,10 +69,11 @@ def _fit(v: Tensor, w: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tens
 
 
 _FINE = (0.92, 0.96, 1.0, 1.04, 1.08)
+_FINER = (0.985, 1.0, 1.015)
 
 
 def _coarse(bits: int) -> tuple[float, ...]:
-    most = 12 if bits >= 7 else 20
+    most = 8 if bits >= 6 else 14 if bits >= 4 else 20
     return tuple(0.87**i for i in range(most))
 
 

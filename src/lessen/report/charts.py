@@ -12,6 +12,8 @@ from lessen.report import phrases, svg
 from lessen.report.phrases import JOINT
 from lessen.report.schema import LayerRow, Metric, Point, Report
 
+_ABSURD = 1e12  # a drop that no metric has; beyond it floats no longer make axes
+
 
 @dataclass(frozen=True)
 class Series:
@@ -41,7 +43,7 @@ def series(points: Sequence[Point]) -> list[Series]:
 
 def curve(report: Report) -> Markup | None:
     """Bytes against what is lost, best on the top left; None without points."""
-    points = [p for p in report.curve if p.bytes > 0 and math.isfinite(_drop(p))]
+    points = [p for p in report.curve if p.bytes > 0 and _drawable(_drop(p))]
     if not points:
         return None
     metric, limit = report.result.metric, _limit(report)
@@ -49,6 +51,8 @@ def curve(report: Report) -> Markup | None:
     y = _drop_scale(points, limit)
     parts = [svg.frame(x, y, ("bytes of the file", _lost_title(metric)), (phrases.size, _drop_name(metric)))]
     parts.append(_level(y(0.0), "the original", "level"))
+    tip = f"the original: {phrases.size(report.baseline.file_bytes)}"
+    parts.append(svg.mark(0, x(report.baseline.file_bytes), y(0.0), "spot open origin", tip))
     if limit is not None and y.low < limit < y.high:
         parts.append(_level(y(limit), "the limit asked for", "level limit"))
     for one in series(points):
@@ -60,8 +64,15 @@ def _drop(point: Point) -> float:
     return point.predicted_drop if point.measured_drop is None else point.measured_drop
 
 
+def _drawable(drop: float | None) -> bool:
+    return drop is not None and math.isfinite(drop) and abs(drop) < _ABSURD
+
+
 def _limit(report: Report) -> float | None:
-    return next((d.limit for d in report.budget.asked if "drop" in d.name and d.limit is not None), None)
+    """The largest drop that was asked for, in units of the metric."""
+    before = report.baseline.metric
+    unit = 0.01 if before.percent else abs(before.value) / 100
+    return next((unit * d.limit for d in report.budget.asked if "drop" in d.name and d.limit is not None), None)
 
 
 def _lost_title(metric: Metric) -> str:
@@ -83,14 +94,14 @@ def _drop_scale(points: Sequence[Point], limit: float | None) -> svg.Scale:
     drops = sorted(_drop(point) for point in points)
     chosen = max((_drop(point) for point in points if point.chosen), default=drops[len(drops) // 2])
     high = min(max(drops[-1], (limit or 0) * 1.2), max(4 * (limit or 0), 3 * chosen, drops[len(drops) // 2]))
-    high = high if high > 0 else max(drops[-1], 1e-3)
+    high = max(high, 1e-6)
     low = min(drops[0], 0.0) - 0.06 * high
     return svg.Scale(low, high * 1.04, svg.TOP, svg.HEIGHT - svg.BOTTOM)
 
 
 def _level(y: float, text: str, class_: str) -> Markup:
     line = svg.element("line", class_=class_, x1=svg.LEFT, x2=svg.WIDTH - svg.RIGHT, y1=y, y2=y)
-    return line + svg.element("text", text, class_="note", x=svg.WIDTH - svg.RIGHT, y=y - 5, text_anchor="end")
+    return line + svg.element("text", text, class_="note", x=svg.WIDTH - svg.RIGHT, y=y - 9, text_anchor="end")
 
 
 def _series(one: Series, x: svg.Scale, y: svg.Scale, metric: Metric) -> Markup:
@@ -129,12 +140,14 @@ def _curve_about(points: Sequence[Point], metric: Metric) -> str:
 
 def predicted(report: Report) -> Markup | None:
     """Predicted against measured drop of the plans that were measured; None if there are fewer than two."""
-    found = [p for p in report.curve if p.measured_drop is not None and math.isfinite(p.predicted_drop)]
+    found = [p for p in report.curve if _drawable(p.measured_drop) and _drawable(p.predicted_drop)]
     if len(found) < 2:
         return None
-    metric = report.result.metric
+    metric, most = report.result.metric, _drop_scale(found, _limit(report)).high
+    near = [p for p in found if max(p.predicted_drop, p.measured_drop or 0.0) <= most]  # not plans that ruin the model
+    found, beyond = (near, len(found) - len(near)) if len(near) > 1 else (found, 0)
     values = [v for p in found for v in (p.predicted_drop, p.measured_drop) if v is not None]
-    low, high = min(*values, 0.0), max(*values, 1e-9)
+    low, high = min(*values, 0.0), max(*values, 1e-6)
     pad = 0.05 * (high - low)
     x = svg.Scale(low - pad, high + pad, svg.LEFT, svg.WIDTH - svg.RIGHT)
     y = svg.Scale(low - pad, high + pad, svg.HEIGHT - svg.BOTTOM, svg.TOP)
@@ -149,6 +162,9 @@ def predicted(report: Report) -> Markup | None:
             parts.append(svg.mark(one.look, *spot, f"spot s{one.look}", tip))
             if p.chosen:
                 parts.append(svg.element("circle", class_="ring", cx=spot[0], cy=spot[1], r=11))
+    if beyond:
+        parts.append(svg.element("text", f"{beyond} more beyond this frame", class_="note", x=svg.WIDTH - svg.RIGHT,
+                                 y=svg.HEIGHT - svg.BOTTOM - 8, text_anchor="end"))  # fmt: skip
     about = f"{len(found)} measured plans; on the dashed line the prediction is exact."
     return svg.picture("predicted", "Predicted against measured drop", about, parts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -18,7 +18,7 @@ from lessen.report.phrases import printable
 _ASCII = str.maketrans({"—": "-", "–": "-", "…": "~", "×": "x", "✓": "+", "✗": "!", "·": ".", "─": "-", "━": "-"})
 
 
-def is_unicode(file: TextIO) -> bool:
+def is_unicode(file: IO[str]) -> bool:
     """Whether `file` can take any character."""
     return (getattr(file, "encoding", None) or "ascii").lower().replace("-", "").replace("_", "").startswith("utf")
 
@@ -30,7 +30,8 @@ def show(parts: Iterable[RenderableType], file: TextIO | None = None, most_colum
     width = min(real.width, most_columns or real.width) if real.is_terminal else (most_columns or 100)
     page = Console(
         file=io.StringIO(), width=width, force_terminal=real.is_terminal, highlight=False, emoji=False, markup=False,
-        color_system=real.color_system, no_color=real.no_color, legacy_windows=False,
+        color_system=real.color_system,  # type: ignore[arg-type]
+        no_color=real.no_color, legacy_windows=False,
     )  # fmt: skip
     page.print(*parts, sep="\n")
     lines = page.file.getvalue().splitlines()  # type: ignore[attr-defined]

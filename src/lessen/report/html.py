@@ -20,7 +20,7 @@ def render_html(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         bytes=phrases.size, count=phrases.number, share=phrases.share, seconds=phrases.seconds,
-        three=phrases.three, safe_line=phrases.printable,
+        three=phrases.three, safe_line=phrases.printable, kept=kept,
     )  # fmt: skip
     template = environment.from_string(files("lessen.report").joinpath("report.html.j2").read_text("utf-8"))
     return template.render(**_facts(report))
@@ -32,7 +32,6 @@ def write_html(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def _facts(report: Report) -> dict[str, Any]:
-    largest = max((row.bytes_before for row in report.layers), default=0)
     return {
         "report": report,
         "headline": phrases.outcome(report),
@@ -43,11 +42,15 @@ def _facts(report: Report) -> dict[str, Any]:
         "series": charts.series(report.curve),
         "predicted": charts.predicted(report),
         "strips": charts.strips(report.layers),
-        "largest": largest or 1,
         "fragile": {row.name for row in costliest(report.layers)},
         "skipped": skipped(report.layers),
         "stages": stages(report.seconds),
     }
+
+
+def kept(row: LayerRow) -> float:
+    """Percent of the layer's bytes that are left, at most 100 (a full bar)."""
+    return min(100.0, 100 * row.bytes_after / row.bytes_before) if row.bytes_before > 0 else 100.0
 
 
 def cards(report: Report) -> list[dict[str, Any]]:

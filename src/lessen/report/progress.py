@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from lessen.report.console import is_unicode
@@ -100,6 +100,7 @@ class Progress:
             tasks: dict[str, TaskID] = {}
             while not over.wait(0.1):
                 self._update(bar, tasks)
+                bar.refresh()
 
     def _update(self, bar: Bar, tasks: dict[str, TaskID]) -> None:
         shown = list(self._open)  # the stage and the ones within it, outermost first
@@ -107,14 +108,15 @@ class Progress:
             bar.remove_task(tasks.pop(name))
         for step in shown:
             if step.name not in tasks:
-                tasks[step.name] = bar.add_task(printable(step.name), total=step.total)
-            bar.update(tasks[step.name], total=step.total, completed=step.done)
+                tasks[step.name] = bar.add_task(printable(step.name), total=step.total, count="")
+            count = f"{step.done:g}/{step.total:g}" if step.total else ""
+            bar.update(tasks[step.name], total=step.total, completed=step.done, count=count)
 
     def _bar(self) -> Bar:
         spinner = "dots" if is_unicode(self._console.file) else "line"
         return Bar(
             SpinnerColumn(spinner), TextColumn("{task.description}", markup=False), BarColumn(30),
-            MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True),
-            console=self._console, transient=True, redirect_stdout=False,
+            TextColumn("{task.fields[count]}"), TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console, transient=True, auto_refresh=False, redirect_stdout=False,
             redirect_stderr=self._console.file is sys.stderr,  # a warning goes above the bar, not through it
         )  # fmt: skip

@@ -90,7 +90,10 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Demand:
-    """One demand of the budget. `limit`: the number behind `asked` (metric units, bytes, ms or a ratio)."""
+    """One demand of the budget.
+
+    `limit`: the number behind `asked`: bytes, ms, a ratio; of a drop: points, or percent of the original's error.
+    """
 
     name: str
     asked: str
@@ -121,7 +124,8 @@ class Verdict:
 class Point:
     """One plan on the size/accuracy curve. `who`: "joint", or the one technique that was used alone.
 
-    Drops are in units of the metric, positive: worse. `metric` and `measured_drop` None: only predicted.
+    Drops are on the validation part, in units of the metric, positive: worse.
+    `metric` and `measured_drop` None: only predicted.
     """
 
     bytes: int

@@ -77,14 +77,19 @@ def _column(x: float, name: str) -> Markup:
     return line + element("text", name, class_="tick", x=x, y=HEIGHT - BOTTOM + 18, text_anchor="middle")
 
 
-def picture(name: str, title: str, about: str, parts: Iterable[str], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Markup:
-    """A whole `<svg>` with a title and a description for those who can't see it. `name` is unique in the page."""
+def picture(name: str, title: str, about: str, parts: Iterable[str], stretch: tuple[int, int] | None = None) -> Markup:
+    """A whole `<svg>` with a title and a description for those who can't see it. `name` is unique in the page.
+
+    `stretch`: a width and height (in place of WIDTH and HEIGHT) that may be stretched to fit; for bars without texts.
+    """
+    width, height = stretch or (WIDTH, HEIGHT)
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
         element("desc", about, id=f"{name}-about"),
         *parts,
-        viewBox=f"0 0 {size[0]} {size[1]}", role="img", aria_labelledby=f"{name}-title {name}-about",
+        viewBox=f"0 0 {width} {height}", preserveAspectRatio="none" if stretch else "xMidYMid",
+        role="img", aria_labelledby=f"{name}-title {name}-about",
     )  # fmt: skip
 
 

@@ -92,8 +92,8 @@ def print_measure(files: Sequence[MeasuredFile], notes: Iterable[str] = (), file
 
 def _measure(files: Sequence[MeasuredFile], notes: Iterable[str]) -> Iterator[RenderableType]:
     metric = files[0].measured.metric.name if files else "metric"
-    columns = [("file", FOLD), ("bytes", RIGHT), (phrases.printable(metric), RIGHT), ("time", RIGHT), ("p10-p90", RIGHT),
-               ("memory", RIGHT), ("against the first", FOLD)]  # fmt: skip
+    columns = [("file", FOLD), ("bytes", RIGHT), (phrases.printable(metric), RIGHT), ("time", RIGHT),
+               ("p10-p90", RIGHT), ("memory", RIGHT), ("against the first", FOLD)]  # fmt: skip
     yield table(columns, (_measured_row(row) for row in files))
     if files:
         batch = next((row.measured.latency_ms.batch for row in files if row.measured.latency_ms), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from lessen.report import phrases
 from lessen.report.console import FOLD, KEEP, RIGHT, line, show, table
-from lessen.report.schema import LayerRow, Point, Report
+from lessen.report.schema import LayerRow, Report
 
 _COLUMNS = 80
 _SHOWN = 3  # layers
@@ -57,21 +58,10 @@ def _budget(report: Report) -> RenderableType:
 def _not_met(report: Report) -> Iterator[RenderableType]:
     yield Text()
     yield line(f"Why: {report.budget.reason or 'no plan that was measured meets every demand'}")
-    nearest = next((point for point in report.curve if point.chosen), None)
-    if nearest is not None:
-        yield line(f"Nearest point, kept: {_point(nearest, report)}")
-
-
-def _point(point: Point, report: Report) -> str:
-    metric = report.result.metric
-    said = [phrases.size(point.bytes)]
-    if point.latency_ms is not None:
-        said.append(phrases.milliseconds(point.latency_ms))
-    if point.measured_drop is not None:
-        said.append(f"{phrases.points(point.measured_drop, metric)} lost (measured)")
-    else:
-        said.append(f"{phrases.points(point.predicted_drop, metric)} lost (predicted)")
-    return ", ".join(said)
+    result = report.result
+    time = [phrases.milliseconds(result.latency_ms.median)] if result.latency_ms else []
+    said = [phrases.size(result.file_bytes), *time, phrases.change(report.drop, result.metric)]
+    yield line(f"Nearest point, kept: {', '.join(said)}")
 
 
 def costliest(layers: tuple[LayerRow, ...], count: int = _SHOWN) -> list[LayerRow]:
@@ -84,14 +74,15 @@ def costliest(layers: tuple[LayerRow, ...], count: int = _SHOWN) -> list[LayerRo
 def _layers(report: Report) -> Iterator[RenderableType]:
     total = sum(row.harm or 0 for row in report.layers)
     rows = [
-        (row.name, row.technique or "-", f"{phrases.size(row.bytes_before)} to {phrases.size(row.bytes_after)}",
+        (row.name, textwrap.shorten(row.technique, 36, placeholder=" …") or "-",
+         f"{phrases.size(row.bytes_before)} to {phrases.size(row.bytes_after)}",
          phrases.share(row.harm / total) if total and row.harm is not None else "-")
         for row in costliest(report.layers)
     ]  # fmt: skip
     if rows:
         yield Text()
-        names = {"min_width": min(32, max(len(row[0]) for row in rows)), **FOLD}
-        yield table([("layers that cost most", names), ("how", FOLD), ("bytes", RIGHT), ("harm", RIGHT)], rows)
+        names, how = {"width": min(28, max(21, *(len(row[0]) for row in rows))), **FOLD}, {"max_width": 18, **FOLD}
+        yield table([("layers that cost most", names), ("how", how), ("bytes", RIGHT), ("harm", RIGHT)], rows)
     done = sum(row.done for row in report.layers)
     left = f"; not traced: {', '.join(part.name for part in report.coverage.left)}" if report.coverage.left else ""
     yield Text()

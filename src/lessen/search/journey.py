@@ -57,7 +57,9 @@ def prepared(job: Job, progress: Progress) -> Bench:
     with progress.stage("trace"):
         module, folded = fold_batchnorm(job.model.module, job.model.inputs)
         traced = trace(module, job.model.inputs)
-        progress.note(f"{len(folded)} batch norms folded, {len(traced.layers)} layers, {100 * traced.share:.1f} % covered")
+        progress.note(
+            f"{len(folded)} batch norms folded, {len(traced.layers)} layers, {100 * traced.share:.1f} % covered"
+        )
     with progress.stage("statistics", total=job.data.calibration.n):
         statistics = collect(module, traced.layers, job.data.calibration.batches(), job.loss)
     return Bench(module, traced, statistics, folded)
@@ -87,7 +89,9 @@ def journey(
     track.explore(bench, exporter)
     for fraction in sorted(t.fraction for t in settings_of(job.using) if isinstance(t, Channels)):
         wider = widths.shrunk(job, bench, Channels(fraction), progress)
-        if wider is None or not track.explore(wider, Exporter(job.target, wider, job.model.inputs, job.data.calibration)):
+        if wider is None or not track.explore(
+            wider, Exporter(job.target, wider, job.model.inputs, job.data.calibration)
+        ):
             break  # what loses too much at this width loses more at the next
     return track.settled()
 
@@ -129,6 +133,7 @@ class _Track:
             items = propose(bench, techniques, self.prices, dict(self.allowed), step)
         points = [p for p in curve(items, self.price(items)) if p.picks]
         with self.progress.stage("search", total=self.rounds) as step:
+
             def measure(i: int, s: Solution) -> Measured:
                 step(1)
                 return self._measure(bench, exporter, i, s)
@@ -143,7 +148,9 @@ class _Track:
         with self.progress.stage("search"):
             path = exporter.write_original(self.folder.scratch("narrow" + self.job.target.suffix))
             drop = self.judge.drop(path, self.job.data.validation)[1]
-        self.progress.note(f"narrower by {sum(map(len, bench.channels.values()))} units: drop {drop.value:.3f} in float")
+        self.progress.note(
+            f"narrower by {sum(map(len, bench.channels.values()))} units: drop {drop.value:.3f} in float"
+        )
         return drop.value <= self.limit
 
     def price(self, items: Mapping[str, Sequence[Candidate]]) -> Price:
@@ -153,7 +160,9 @@ class _Track:
         asked = self.job.budget
         by_size = asked.max_latency is None or asked.max_size is not None or asked.min_ratio is not None
         by_time = seconds > 0 and (asked.max_latency is not None or asked.max_size is None)
-        return Price((1.0 if by_size else 0.1) / max(nbytes, 1), (1.0 if by_time else 0.1) / seconds if seconds else 0.0)
+        return Price(
+            (1.0 if by_size else 0.1) / max(nbytes, 1), (1.0 if by_time else 0.1) / seconds if seconds else 0.0
+        )
 
     def _measure(self, bench: Bench, exporter: Exporter, index: int, solution: Solution) -> Measured:
         """Carries a plan out and scores it on the validation part; if it loses too much, once more after training."""
@@ -170,7 +179,9 @@ class _Track:
     def _scored(
         self, exporter: Exporter, index: int, solution: Solution, compressed: Compressed, recover: dict[str, Any]
     ) -> Measured:
-        path = exporter.write(compressed, self.folder.scratch(f"trial{len(self.trials)}-{index}" + self.job.target.suffix))
+        path = exporter.write(
+            compressed, self.folder.scratch(f"trial{len(self.trials)}-{index}" + self.job.target.suffix)
+        )
         score, drop = self.judge.drop(path, self.job.data.validation)
         nbytes = path.stat().st_size
         path.unlink()
@@ -220,7 +231,9 @@ class _Track:
         near = min(self.trials, key=lambda t: t.measured.drop).measured
         if not fits:
             return f"the smallest plan that was measured takes {min(t.measured.nbytes for t in self.trials)} bytes"
-        return f"the safest of {len(self.trials)} measured plans still loses {near.drop:.2f} points on the validation part"
+        return (
+            f"the safest of {len(self.trials)} measured plans still loses {near.drop:.2f} points on the validation part"
+        )
 
     def _found(self, chosen: _Trial, reason: str) -> Found:
         treatments = treatments_of(chosen.measured.solution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from ..prune.channels import Channels, magnitude, taylor
 from ..report import Progress
 from ..statistics import collect
 from ..train import FineTune, copied, finetune
+from .compensate import compensate, second_order
 
 SAMPLES, BATCH = 128, 8  # of the calibration part, for the importance of units
 
@@ -26,10 +28,10 @@ def shrunk(job: Job, bench: Bench, technique: Channels, progress: Progress) -> B
     with progress.stage("channels"):
         try:
             grouping = find_groups(bench.module, job.model.inputs)
-            groups = [g for g in grouping.groups if g.size > 1]
+            importance = _importance(job, bench, [g for g in grouping.groups if g.size > 1], technique)
+            groups = [g for g in grouping.groups if g.name in importance]
             if not groups:
                 return None
-            importance = _importance(job, bench, groups, technique)
             multiple = int(dict(job.target.likes).get("int8", 1))
             units, harm = technique.rank(groups, importance, _costs(bench, groups), max(multiple, 1))
         except LessenError as error:
@@ -53,7 +55,9 @@ def _cut(
 ) -> Bench | None:
     with progress.stage("channels"):
         try:
-            made = shrink_with_edits(bench.module, {k: list(v) for k, v in units.items()}, job.model.inputs, grouping)
+            module = copy.deepcopy(bench.module)
+            compensate(module, bench, {g.name: g for g in grouping.groups}, units)
+            made = shrink_with_edits(module, {k: list(v) for k, v in units.items()}, job.model.inputs, grouping)
         except LessenError as error:
             progress.note(f"channels: {error}")
             return None
@@ -76,7 +80,9 @@ def _tuned(job: Job, module: nn.Module, progress: Progress) -> nn.Module:
 
 
 def _importance(job: Job, bench: Bench, groups: Sequence[Group], technique: Channels) -> dict[str, Tensor]:
-    """Predicted harm of removing each unit: half the Fisher information of its gate, per sample."""
+    """Predicted harm of removing each unit, by the technique's criterion."""
+    if technique.criterion == "second_order":
+        return second_order(bench, groups)
     module = copied(bench.module)
     owned = _owned(module, groups)
     if technique.criterion == "magnitude":
@@ -123,7 +129,9 @@ def _costs(bench: Bench, groups: Sequence[Group]) -> dict[str, float]:
         for m in g.members:
             layer = layers.get(m.path)
             if layer is not None:
-                share = m.index.shape[-1] / layer.weight.shape[m.dim] if m.index.ndim > 1 else 1 / layer.weight.shape[m.dim]
+                share = (
+                    m.index.shape[-1] / layer.weight.shape[m.dim] if m.index.ndim > 1 else 1 / layer.weight.shape[m.dim]
+                )
                 cost += share * (layer.weight.numel() / weights + layer.macs / macs)
         costs[g.name] = max(cost, 1e-9)
     return costs

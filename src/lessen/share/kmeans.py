@@ -71,7 +71,7 @@ class KMeans:
     @classmethod
     def offers(cls) -> tuple[KMeans, ...]:
         """Tables of 4 to 256 values."""
-        return tuple(cls(k) for k in (256, 128, 64, 32, 16, 8, 4))
+        return tuple(cls(k) for k in (256, 64, 32, 16, 8, 4))
 
 
 class _Table:

@@ -22,9 +22,11 @@ def kmeans(values: Tensor, weights: Tensor, clusters: int) -> Tensor:
     Returns:
         centroids, float32 [n, clusters], ascending.
     """
+    few = _distinct(values, clusters)
+    if few is not None:
+        return few.float()
     if values.shape[1] > 4 * _FINE:
-        mass, _, values = _histogram(values.double(), weights.double(), _FINE)
-        weights = mass
+        weights, _, values = _histogram(values.double(), weights.double(), _FINE)
     v, order = values.sort(dim=1)
     v, w = v.double().contiguous(), weights.expand(values.shape).gather(1, order).double().clamp_min(1e-30)
     sums = _prefix(w), _prefix(w * v)
@@ -36,6 +38,17 @@ def kmeans(values: Tensor, weights: Tensor, clusters: int) -> Tensor:
         if float((moved - before).abs().max()) <= near * float(moved.abs().max()):
             break
     return centroids.float()
+
+
+def _distinct(v: Tensor, clusters: int) -> Tensor | None:
+    """The values themselves, if no row has more than `clusters` different ones."""
+    if v.shape[1] > 4096 and len(v[:, :4096].unique()) > clusters * len(v):
+        return None  # a glance at the first ones saves sorting millions
+    v = v.sort(dim=1).values
+    number = torch.nn.functional.pad((v[:, 1:] != v[:, :-1]).long().cumsum(1), (1, 0))
+    if int(number[:, -1].max()) >= clusters:
+        return None
+    return v[:, -1:].repeat(1, clusters).scatter_(1, number, v)
 
 
 def _prefix(x: Tensor) -> Tensor:
@@ -52,8 +65,6 @@ def _round(v: Tensor, sums: tuple[Tensor, Tensor], centroids: Tensor) -> Tensor:
 
 
 def _start(v: Tensor, w: Tensor, clusters: int) -> Tensor:
-    if v.shape[1] <= clusters:
-        return torch.cat([v, v[:, -1:].expand(-1, clusters - v.shape[1])], 1)
     if len(v) == 1 and clusters <= 32:
         mass, moment, at = _histogram(v, w, _BINS)
         return _exact(mass[0], moment[0], at[0], clusters)[None]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-_FEW = 8  # samples that run backwards at once: the activations of a whole batch would take most of the memory
+_FEW = 4  # samples that run backwards at once: the activations of a whole batch would take most of the memory
 
 
 def inputs_of(batch: Any) -> tuple[Tensor, ...]:

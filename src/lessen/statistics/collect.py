@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import LessenError
 from ..models.layer import Layer
-from .fisher import Fisher, run_fisher
 from .batches import count, inputs_of, small
+from .fisher import Fisher, run_fisher
 from .losses import error_of_outputs
 from .statistics import Statistics
 from .sums import Sums
@@ -91,14 +91,16 @@ def _still(model: nn.Module, recurrent: bool) -> Iterator[None]:
     """Evaluation mode, all parameters frozen, no fused kernels that hide a weight; all as before afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     grads = [(p, p.requires_grad) for p in model.parameters()]
-    fused = torch.backends.mha.get_fastpath_enabled()
+    fused, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.set_flags()
     try:
         model.eval().requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.backends.mkldnn.flags(enabled=False) if recurrent else contextlib.nullcontext():
-            yield
+        if recurrent:
+            torch.backends.mkldnn.set_flags(_enabled=False)
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        torch.backends.mkldnn.set_flags(_enabled=mkldnn[0])
         for m, training in modes:
             m.training = training
         for p, requires in grads:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layer import Layer
-from .columns import Convolution
 from .batches import count, inputs_of
+from .columns import Convolution
 from .losses import tensors_of
 from .moments import Gradients, Moments
 from .watch import Watch
@@ -62,9 +62,10 @@ class Fisher:
     def lookup_gradients(self, layer: Layer, grads: Tensor) -> None:
         self.returned.setdefault(layer.name, Moments()).add(grads.float()[None])
 
-    def forget_gradients(self) -> None:
+    def begin_again(self) -> None:
+        """Forget everything seen so far."""
         self.by_layer = {name: Gradients(len(g.rows)) for name, g in self.by_layer.items()}
-        self.returned = {}
+        self.returned, self._read, self.samples = {}, {}, 0
 
     def forget_inputs(self) -> None:
         self._last = None
@@ -96,16 +97,18 @@ def run_fisher(
     fisher: Any = watch.observer
     extra: list[Tensor] = []
     for number, batch in enumerate(head):
-        inputs = inputs_of(batch)
-        if loss is None or not _one_batch(model, watch, inputs, (loss, batch), extra):
-            with torch.no_grad(), watch:
-                model(*inputs)
-            break
-        if number == 0 and not fisher.reached():  # something without a derivative lies in the way: start behind it too
-            fisher.forget_gradients()
-            fisher._read = {}
+        judge = None if loss is None else (loss, batch)
+        done = judge is not None and _one_batch(model, watch, inputs_of(batch), judge, extra)
+        if number == 0 and judge is not None and not (done and fisher.reached()):
+            # something without a derivative lies in the way: start behind it too, at every bias and norm
+            fisher.begin_again()
             extra = [p for p in model.parameters() if p.ndim == 1 and p.is_floating_point()]
-            _one_batch(model, watch, inputs, (loss, batch), extra)
+            done = _one_batch(model, watch, inputs_of(batch), judge, extra)
+        if not done:
+            fisher.begin_again()
+            with torch.no_grad(), watch:
+                model(*inputs_of(batch))
+            break
         fisher.samples += count(batch)
         fisher.forget_inputs()
         watch.forget()
@@ -113,7 +116,11 @@ def run_fisher(
 
 
 def _one_batch(
-    model: nn.Module, watch: Watch, inputs: tuple[Tensor, ...], judge: tuple[Any, Any], extra: list[Tensor]
+    model: nn.Module,
+    watch: Watch,
+    inputs: tuple[Tensor, ...],
+    judge: tuple[Callable[[Any, Any], Tensor], Any],
+    extra: list[Tensor],
 ) -> bool:
     """One backward pass; False if the loss can't be derived."""
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]

@@ -19,8 +19,10 @@ from torch.nn.utils import parametrize
 from ..errors import LessenError
 from .graph import drop_unused, run_onnx
 from .locate import PARAMETER, PERMUTED
+from .tidy import tidied
 
 OPSET = 18
+LEAST_OPSET = 13  # the first whose DequantizeLinear has an axis
 TOLERANCE = 1e-3  # of the largest output; float32 kernels differ by about 1e-5 a layer
 
 
@@ -39,7 +41,8 @@ def float_onnx(module: nn.Module, inputs: tuple[Tensor, ...]) -> ir.Model:
         LessenError: the network can't be exported, or the exported graph computes something else.
     """
     if callable(getattr(module, "to_onnx", None)):
-        model = _named(_as_ir(module.to_onnx()), module)  # type: ignore[operator]
+        with quiet():
+            model = tidied(_named(_as_ir(module.to_onnx()), module))  # type: ignore[operator]
     else:
         model = _optimized(_exported(_without_parametrizations(module), inputs))
     _check(model, module, inputs)
@@ -47,7 +50,20 @@ def float_onnx(module: nn.Module, inputs: tuple[Tensor, ...]) -> ir.Model:
 
 
 def _as_ir(model: Any) -> ir.Model:
-    return model if isinstance(model, ir.Model) else ir.from_proto(model)
+    """The graph, in an operator set that has integer weights with a scale for each channel."""
+    model = model if isinstance(model, ir.Model) else ir.from_proto(model)
+    if model.graph.opset_imports.get("", OPSET) >= LEAST_OPSET:
+        return model
+    from onnx import version_converter
+
+    try:
+        return ir.from_proto(version_converter.convert_version(ir.to_proto(model), LEAST_OPSET))
+    except Exception as error:
+        have = model.graph.opset_imports.get("")
+        raise LessenError(
+            f"operator set {have} has no per-channel integers, and converting it to {LEAST_OPSET} failed: {error}",
+            mend=f"export the network again with opset {LEAST_OPSET} or later",
+        ) from error
 
 
 def _named(model: ir.Model, module: Any) -> ir.Model:
@@ -65,10 +81,15 @@ def _without_parametrizations(module: nn.Module) -> nn.Module:
     if not any(parametrize.is_parametrized(m) for m in module.modules()):
         return module
     plain = copy.deepcopy(module)
-    for part in plain.modules():
+    for part in list(plain.modules()):
         if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+            # Not remove_parametrizations: it edits the class, which the copy shares with the original.
+            names: list[str] = list(part.parametrizations)  # type: ignore[arg-type]
+            values = {name: getattr(part, name).detach().clone() for name in names}
+            part.__class__ = type(part).__mro__[1]
+            del part.parametrizations
+            for name, value in values.items():
+                part.register_parameter(name, nn.Parameter(value))
     return plain
 
 

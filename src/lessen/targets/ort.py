@@ -72,9 +72,8 @@ class OnnxRuntime:
 
     def profile(self, path: Path, inputs: Sequence[Tensor], runs: int) -> Events:
         with tempfile.TemporaryDirectory() as folder:
-            session = ort_session(
-                _existing(path), enable_profiling=True, profile_file_prefix=str(Path(folder) / "p"), intra_op_num_threads=1
-            )
+            settings = {"enable_profiling": True, "profile_file_prefix": str(Path(folder) / "p")}
+            session = ort_session(_existing(path), intra_op_num_threads=1, **settings)
             feed = {i.name: as_array(x) for i, x in zip(session.get_inputs(), inputs, strict=True)}
             for _ in range(runs):
                 session.run(None, feed)

@@ -35,7 +35,7 @@ class Smoothed:
 
 
 def smoothed(
-    model: ir.Model, layers: tuple[Layer, ...], batches: Iterable[Sequence[Any]], strength: float = 0.8
+    model: ir.Model, layers: tuple[Layer, ...], batches: Iterable[Sequence[Any]], strength: float = 0.7
 ) -> Smoothed:
     """Divides each input channel by s_c = max|x_c|^strength / max|w_c|^(1 - strength), multiplies the weights by it.
 

@@ -47,7 +47,11 @@ def through_codings(
     trained: dict[str, Coding] = {}
     for name, coding in codings.items():
         owner, leaf = module.get_submodule(layers[name].module), name.rpartition(".")[2]
-        through = _FixedFactors() if isinstance(coding, LowRank) else _StraightThrough(layers[name], coding, name in keep_zeros)
+        through = (
+            _FixedFactors()
+            if isinstance(coding, LowRank)
+            else _StraightThrough(layers[name], coding, name in keep_zeros)
+        )
         parametrize.register_parametrization(owner, leaf, through, unsafe=True)
     try:
         yield trained

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lessen.models.groups.trace import Op, Ref, Trace
 
-Labels = np.ndarray | None  # the atoms of one dimension, or None: it can't shrink
+Labels = Any  # an array with the atoms of one dimension's indices, or None: it can't shrink
 Choice = tuple[int, int]  # operation and running number within it
 
 

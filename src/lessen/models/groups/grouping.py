@@ -97,7 +97,8 @@ def find_groups(model: nn.Module, example_inputs: Inputs) -> Grouping:
     """
     trace = record(model, example_inputs)
     names = tensor_names(model)
-    best, choices = None, dict[Choice, int]()
+    best: tuple[Flow, _Units] | None = None
+    choices: dict[Choice, int] = {}
     for _ in range(_ROUNDS):
         flow = propagate(trace, choices)
         units = _Units(flow)
@@ -107,6 +108,7 @@ def find_groups(model: nn.Module, example_inputs: Inputs) -> Grouping:
         if following == choices:
             break
         choices = following
+    assert best is not None  # one round at least
     return _grouping(model, trace, *best, names)
 
 
@@ -162,27 +164,27 @@ class _Units:
         codes = codes[owners] * (2 * counts.astype(np.uint64) + 1)  # wraps around, as a hash may
         total = np.zeros(self.flow.count, np.uint64)
         np.add.at(total, roots, codes)
-        found = np.unique(roots)
-        _, first, which = np.unique(total[found], return_index=True, return_inverse=True)
+        order = np.argsort(roots, kind="stable")
+        found, start = np.unique(roots[order], return_index=True)
+        stop = np.append(start[1:], len(roots))
+        _, which, many = np.unique(total[found], return_inverse=True, return_counts=True)
+        ends = np.cumsum(many)
+        by_code = np.argsort(which, kind="stable")
         out = {}
-        for k, at in enumerate(first):
-            same = found[which == k]
-            mine = roots == found[at]
-            if len(same) > 1:
-                out[tuple(zip(owners[mine].tolist(), counts[mine].tolist()))] = same
+        for k in np.flatnonzero(many > 1):
+            same = by_code[ends[k] - many[k] : ends[k]]
+            mine = order[start[same[0]] : stop[same[0]]]
+            out[tuple(zip(owners[mine].tolist(), counts[mine].tolist()))] = found[same]
         return out
 
     def _incidence(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(root, owner, number of the owner's indices) for every free root and owner that meet."""
-        parts = []
-        for owner, (start, stop, _, _) in enumerate(self.flow.owners):
-            mine = self.root[start:stop]
-            roots, counts = np.unique(mine[self.free[mine]], return_counts=True)
-            parts.append((roots, np.full(len(roots), owner), counts))
-        if not parts:
-            return np.arange(0), np.arange(0), np.arange(0)
-        roots, owners, counts = (np.concatenate(p) for p in zip(*parts))
-        return roots, owners, counts
+        owner = np.full(self.flow.count, -1)
+        for k, (start, stop, _, _) in enumerate(self.flow.owners):
+            owner[start:stop] = k
+        mine = np.flatnonzero((owner >= 0) & self.free[self.root])
+        keys, counts = np.unique(owner[mine] * self.flow.count + self.root[mine], return_counts=True)
+        return keys % max(1, self.flow.count), keys // max(1, self.flow.count), counts
 
 
 def _next_choices(flow: Flow, units: _Units, choices: dict[Choice, int]) -> dict[Choice, int]:
@@ -195,8 +197,8 @@ def _next_choices(flow: Flow, units: _Units, choices: dict[Choice, int]) -> dict
 
 def _grouping(model: nn.Module, trace: Trace, flow: Flow, units: _Units, names: dict) -> Grouping:
     roles = _Roles(flow, units)
-    groups = [_group(flow, units, roles, s, r) for s, r in units.groups.items()]
-    groups = [g for g in groups if g is not None]
+    found = [_group(flow, units, roles, s, r) for s, r in units.groups.items()]
+    groups = [g for g in found if g is not None]
     order = {path: i for i, (_, _, path, _) in enumerate(flow.owners)}
     groups.sort(key=lambda g: order[g.members[0].path])
     groups = _named(groups)
@@ -241,8 +243,16 @@ def _group(flow: Flow, units: _Units, roles: _Roles, signature: tuple, roots: np
     first = min(producers, key=lambda m: producers[m])
     members.sort(key=lambda m: module_of(m.path) != first)
     kind = _kind(flow, members[0], int(roots[0]) in roles.heads)
-    return Group(first, len(roots), members[0].index.shape[1], tuple(members), tuple(producers), tuple(consumers), kind,
-                 tuple(sorted(roles.norms.get(int(roots[0]), ()))))
+    return Group(
+        first,
+        len(roots),
+        members[0].index.shape[1],
+        tuple(members),
+        tuple(producers),
+        tuple(consumers),
+        kind,
+        tuple(sorted(roles.norms.get(int(roots[0]), ()))),
+    )
 
 
 def _kind(flow: Flow, member: Member, heads: bool) -> str:
@@ -272,17 +282,17 @@ def module_of(path: str) -> str:
 
 
 def _left(flow: Flow, units: _Units, names: dict) -> Iterable[Left]:
-    reasons: dict[int, str] = {}
-    for labels, reason in flow.blocks:
-        for root in np.unique(units.root[labels]).tolist():
-            reasons.setdefault(root, reason)
+    reason = np.full(flow.count, -1)
+    for k in range(len(flow.blocks) - 1, -1, -1):  # the first block of a unit has the last word
+        reason[units.root[flow.blocks[k][0]]] = k
     seen = set()
     for start, stop, path, dim in flow.owners:
         seen.add(path)
-        stays = units.root[start:stop][~units.grouped[units.root[start:stop]]]
+        mine = units.root[start:stop]
+        stays = mine[~units.grouped[mine]]
         if len(stays):
-            why = next((reasons[r] for r in stays.tolist() if r in reasons), "all of it is one unit")
-            yield Left(path, dim, why)
+            known = reason[stays][reason[stays] >= 0]
+            yield Left(path, dim, flow.blocks[known[0]][1] if len(known) else "all of it is one unit")
     for path, tensor in names.items():
         if path not in seen and tensor.ndim and max(tensor.shape) > 1:
             yield Left(path, 0, "not used in the forward")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,21 +104,26 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.trace, self.names, self.stack = Trace(), names, stack
         self.literals: set[int] = set()
-        self.seen: dict[int, tuple[Tensor, Ref]] = {}  # holds the tensors, so that no id() is used twice
+        self.seen: dict[int, tuple[weakref.ref, Ref]] = {}
 
     def ref(self, value: Any) -> Any:
         """The `Ref` of a tensor; in lists and tuples too (operations have no deeper arguments)."""
         if not isinstance(value, Tensor):
             return type(value)([self.ref(v) for v in value]) if type(value) in (list, tuple) else value
-        known = self.seen.get(id(value))
-        if known is not None and known[1].shape == tuple(value.shape):
-            return known[1]
+        known = self.known(value)
+        if known is not None and known.shape == tuple(value.shape):
+            return known
         found = Ref(len(self.trace.refs), tuple(value.shape))
-        self.seen[id(value)] = (value, found)
+        self.seen[id(value)] = (weakref.ref(value), found)
         self.trace.refs[found.id] = found
         if id(value) in self.names:
             self.trace.params[found.id] = self.names[id(value)]
         return found
+
+    def known(self, value: Any) -> Ref | None:
+        """The `Ref` of a tensor that has been seen; the number of a dead tensor may be used again by a new one."""
+        entry = self.seen.get(id(value))
+        return entry[1] if entry is not None and entry[0]() is value else None
 
     def _note_indices(self, values: Any, refs: Any) -> None:
         for value, found in zip(values, refs):
@@ -187,7 +193,7 @@ def _watching(model: nn.Module, stack: list[str]) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None or None, always_call=True))
+        handles.append(module.register_forward_hook(lambda *_: (stack.pop() and None) or None, always_call=True))
     try:
         yield
     finally:

@@ -14,9 +14,17 @@ class ShrunkAttention(nn.MultiheadAttention):
     PyTorch's own forward takes the width of a head to be e / h. This one takes `head_dim` as it is.
     """
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,  # type: ignore[override]
-                need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
-                is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """As the original's; see there."""
         batched = query.ndim == 3
         if not batched:

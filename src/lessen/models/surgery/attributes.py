@@ -14,9 +14,30 @@ from lessen.models.groups.trace import Op, Ref
 from lessen.models.surgery.cut import Cut
 from lessen.models.surgery.edits import Setting
 
-_SHAPED = {"view", "_unsafe_view", "reshape", "expand", "split", "split_with_sizes", "slice", "unsafe_split", "zeros",
-           "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "repeat", "chunk", "narrow", "new_empty",
-           "unsafe_split_with_sizes", "native_layer_norm", "constant_pad_nd"}
+_SHAPED = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "expand",
+    "split",
+    "split_with_sizes",
+    "slice",
+    "unsafe_split",
+    "zeros",
+    "ones",
+    "full",
+    "empty",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "repeat",
+    "chunk",
+    "narrow",
+    "new_empty",
+    "unsafe_split_with_sizes",
+    "native_layer_norm",
+    "constant_pad_nd",
+}
 _NEVER = re.compile(r"image|patch|window|kernel|stride|vocab|length|position|layer|^pad|_id$|dilation|training|step")
 _COUNTS = re.compile(r"heads?s?$|(^|_)nheads?|num_(attention_)?heads|n_heads?|experts")
 
@@ -33,8 +54,8 @@ def _of_layer(name: str, m: nn.Module) -> Iterator[Setting]:
     if isinstance(m, nn.Linear) and shape:
         pairs = {"out_features": shape[0], "in_features": shape[1]}
     elif isinstance(m, nn.modules.batchnorm._NormBase):
-        held = m.running_mean if m.running_mean is not None else getattr(m, "weight", None)
-        pairs = {"num_features": held.shape[0]} if held is not None else {}
+        stats = m.running_mean if m.running_mean is not None else getattr(m, "weight", None)
+        pairs = {"num_features": stats.shape[0]} if stats is not None else {}
     elif isinstance(m, nn.Embedding) and shape:
         pairs = {"num_embeddings": shape[0], "embedding_dim": shape[1]}
     elif isinstance(m, (nn.LayerNorm, nn.RMSNorm)) and shape:
@@ -42,7 +63,8 @@ def _of_layer(name: str, m: nn.Module) -> Iterator[Setting]:
     elif isinstance(m, nn.GroupNorm) and shape:
         pairs = {"num_channels": shape[0]}
     elif isinstance(m, nn.RNNBase):
-        pairs = {"hidden_size": m.weight_hh_l0.shape[1], "input_size": m.weight_ih_l0.shape[1]}
+        held: Any = m
+        pairs = {"hidden_size": held.weight_hh_l0.shape[1], "input_size": held.weight_ih_l0.shape[1]}
     elif isinstance(m, nn.RNNCellBase):
         pairs = {"hidden_size": m.weight_hh.shape[1], "input_size": m.weight_ih.shape[1]}
     elif isinstance(m, nn.MultiheadAttention):
@@ -108,9 +130,13 @@ def generic_settings(model: nn.Module, cut: Cut, reach: int, bold: Container[str
         bold: names of numbers to change also where a dimension of the same size stays as it is.
     """
     wanted, modules = _wanted(cut, reach), dict(model.named_modules())
-    return [Setting(path, name, new) for path in wanted if path in modules
-            for name, value in _numbers(modules[path])
-            if (new := _renewed(name, value, wanted[path], bold)) != value]
+    return [
+        Setting(path, name, new)
+        for path in wanted
+        if path in modules
+        for name, value in _numbers(modules[path])
+        if (new := _renewed(name, value, wanted[path], bold)) != value
+    ]
 
 
 def ambiguous(model: nn.Module, cut: Cut) -> list[str]:
@@ -163,7 +189,9 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def _is_number(name: str, value: Any) -> bool:
     if name.startswith("_") or _NEVER.search(name):
         return False
-    return type(value) is int or (isinstance(value, (tuple, list)) and bool(value) and all(type(v) is int for v in value))
+    return type(value) is int or (
+        isinstance(value, (tuple, list)) and bool(value) and all(type(v) is int for v in value)
+    )
 
 
 def _renewed(name: str, value: Any, sizes: dict[int, set[int]], bold: Container[str]) -> Any:

@@ -63,8 +63,11 @@ def edits_of(grouping: Grouping, removals: Removals) -> list[Edit]:
             chosen = member.index[_units(group, units)].ravel().tolist()
             lost.setdefault((member.path, member.dim), set()).update(chosen)
     sizes = {(path, dim): stop - start for start, stop, path, dim in grouping.flow.owners}
-    return [Edit(path, dim, tuple(i for i in range(sizes[path, dim]) if i not in gone))
-            for (path, dim), gone in lost.items() if gone]
+    return [
+        Edit(path, dim, tuple(i for i in range(sizes[path, dim]) if i not in gone))
+        for (path, dim), gone in lost.items()
+        if gone
+    ]
 
 
 def _group(grouping: Grouping, name: str) -> Group:
@@ -77,8 +80,11 @@ def _group(grouping: Grouping, name: str) -> Group:
 def _units(group: Group, units: torch.Tensor | Sequence[int]) -> list[int]:
     chosen = [int(u) for u in (units.tolist() if isinstance(units, torch.Tensor) else units)]
     if any(not 0 <= u < group.size for u in chosen):
-        raise LessenError(f"units {sorted(chosen)} of a group of {group.size}", where=group.name,
-                          mend=f"give units from 0 to {group.size - 1}")
+        raise LessenError(
+            f"units {sorted(chosen)} of a group of {group.size}",
+            where=group.name,
+            mend=f"give units from 0 to {group.size - 1}",
+        )
     if len(set(chosen)) >= group.size:
         raise LessenError(f"all {group.size} units would go", where=group.name, mend="leave at least one unit")
     return sorted(set(chosen))

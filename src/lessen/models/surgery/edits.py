@@ -45,10 +45,12 @@ def slice_tensors(model: nn.Module, edits: Iterable[Edit]) -> None:
             raise LessenError(f"no parameter or buffer {edit.path!r}", where="edits", mend="use the original model")
         tensor = tensors[edit.path]
         if edit.dim >= tensor.ndim or not edit.kept or max(edit.kept) >= tensor.shape[edit.dim] or min(edit.kept) < 0:
-            raise LessenError(f"indices do not fit shape {tuple(tensor.shape)}, dimension {edit.dim}", where=edit.path,
-                              mend="use the model that the edits were made for")
+            raise LessenError(
+                f"indices do not fit shape {tuple(tensor.shape)}, dimension {edit.dim}",
+                where=edit.path,
+                mend="use the model that the edits were made for",
+            )
         _replace(tensor, tensor.detach().index_select(edit.dim, torch.tensor(edit.kept, device=tensor.device)))
-
 
     for module, name, value in weights:
         setattr(module, name, value)  # through the parametrization's inverse: a norm is that of the weight as it is now

@@ -44,8 +44,13 @@ def _exported(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     """With the first dimension of each input free if the exporter manages, else for these very shapes."""
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     for free in (True, False):
-        shapes = tree_map_only(Tensor, lambda t: {0: torch.export.Dim.AUTO} if t.ndim and t.shape[0] > 1 else None,
-                               (args, kwargs)) if free else None
+        shapes = (
+            tree_map_only(
+                Tensor, lambda t: {0: torch.export.Dim.AUTO} if t.ndim and t.shape[0] > 1 else None, (args, kwargs)
+            )
+            if free
+            else None
+        )
         dynamic = None if shapes is None else (shapes[1] if kwargs else shapes[0])
         try:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
@@ -76,7 +81,6 @@ def _traced(graph: fx.GraphModule, inputs: Inputs) -> tuple[Trace, Recorder, dic
     stack: list[str] = []
     runner = _Watched(graph, stack)
     flat = torch.utils._pytree.tree_leaves(((), inputs) if isinstance(inputs, dict) else (inputs, {}))
-    runner.enable_io_processing = False
     trace, recorder = watch(graph, inputs, lambda: runner.run(*flat), stack)
     return trace, recorder, runner.values
 
@@ -90,8 +94,7 @@ class _Shapes:
     def ref(self, value: Any) -> Ref | None:
         if isinstance(value, fx.Node):
             value = self.values.get(value)
-        known = self.recorder.seen.get(id(value))
-        return known[1] if known else None
+        return self.recorder.known(value)
 
     def pair(self, value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(before, after); the same twice for what the trace did not see."""
@@ -101,7 +104,10 @@ class _Shapes:
         return ref.shape, self.cut.shape(ref)
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+Fixer = Callable[[fx.Graph, Any, _Shapes], None]
+
+
+def _rewrite(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     name = getattr(node.target, "_schema", None) and node.target._schema.name.removeprefix("aten::")
     fixer = _FIXERS.get(name or "")
     if fixer is not None:
@@ -118,19 +124,19 @@ def _sized(graph: fx.Graph, entry: Any, old: int, new: int) -> Any:
     return new
 
 
-def _set(node: fx.Node, place: int, name: str, value: Any) -> None:
+def _set(node: Any, place: int, name: str, value: Any) -> None:
     if len(node.args) > place:
         node.args = (*node.args[:place], value, *node.args[place + 1 :])
     else:
         node.kwargs = {**node.kwargs, name: value}
 
 
-def _get(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+def _get(node: Any, place: int, name: str, default: Any = None) -> Any:
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
-def _shape_at(place: int) -> Callable[[fx.Graph, fx.Node, _Shapes], None]:
-    def fix(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _shape_at(place: int) -> Fixer:
+    def fix(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
         old, new = shapes.pair(node)
         sizes = node.args[place]
         if old != new:
@@ -139,14 +145,14 @@ def _shape_at(place: int) -> Callable[[fx.Graph, fx.Node, _Shapes], None]:
     return fix
 
 
-def _fix_unflatten(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_unflatten(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     old, new = shapes.pair(node)
     dim, sizes = node.args[1], node.args[2]
     start = dim % len(shapes.pair(node.args[0])[0])
     _set(node, 2, "sizes", [_sized(graph, s, old[start + i], new[start + i]) for i, s in enumerate(sizes)])
 
 
-def _fix_split(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_split(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     """Any split becomes one with named sizes where its pieces changed."""
     pieces = shapes.values[node]
     pairs = [shapes.pair(p) for p in pieces]
@@ -160,7 +166,7 @@ def _fix_split(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
     node.args, node.kwargs = (node.args[0], sizes, dim), {}
 
 
-def _fix_slice(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_slice(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     old, new = shapes.pair(node.args[0])
     dim = _get(node, 1, "dim", 0) % max(1, len(old))
     if not old or old[dim] == new[dim]:
@@ -168,16 +174,16 @@ def _fix_slice(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
     ref = shapes.ref(node.args[0])
     for place, name in ((2, "start"), (3, "end")):
         at = _get(node, place, name)
-        if isinstance(at, int):
+        if isinstance(at, int) and ref is not None:
             at = min(max(at + old[dim] if at < 0 else at, 0), old[dim])
             _set(node, place, name, shapes.cut.kept_before(ref, dim, at))
     if _get(node, 4, "step", 1) != 1:
         raise LessenError(f"slice with a step over removed indices in {node.name}")
 
 
-def _fix_convolution(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_convolution(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     name = node.target._schema.name.removeprefix("aten::")
-    place = 8 if name == "convolution" else (6 if name.startswith("conv") and "transpose" not in name else 6)
+    place = 8 if name == "convolution" else 6
     transposed = "transpose" in name or (name == "convolution" and node.args[6])
     groups = _get(node, place, "groups", 1)
     if groups == 1:
@@ -190,19 +196,19 @@ def _fix_convolution(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
         _set(node, place, "groups", x_new[1] // w_new[1])
 
 
-def _fix_layer_norm(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_layer_norm(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     new = shapes.pair(node.args[0])[1]
     _set(node, 1, "normalized_shape", list(new[len(new) - len(node.args[1]) :]))
 
 
-def _fix_group_norm(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_group_norm(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     old, new = shapes.pair(node.args[0])
     op = next(o for o in shapes.cut.trace.ops if o.module == node.name and "group_norm" in o.func._schema.name)
     if not any(limit.op == op.index for limit in shapes.cut.flow.limits):
         _set(node, 1, "num_groups", node.args[1] * new[1] // old[1])
 
 
-def _fix_pad(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_pad(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     old, new = shapes.pair(node)
     ref, amounts = shapes.ref(node), list(node.args[1])
     for k in range(len(amounts) // 2):
@@ -214,27 +220,36 @@ def _fix_pad(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
     _set(node, 1, "pad", amounts)
 
 
-def _fix_repeat(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _fix_repeat(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     (source_old, source_new), (old, new) = shapes.pair(node.args[0]), shapes.pair(node)
     lead = len(old) - len(source_old)
     wide_old, wide_new = (1,) * lead + source_old, (1,) * lead + source_new
-    times = [_sized(graph, t, o // so, n // sn)
-             for t, o, n, so, sn in zip(node.args[1], old, new, wide_old, wide_new)]
+    times = [_sized(graph, t, o // so, n // sn) for t, o, n, so, sn in zip(node.args[1], old, new, wide_old, wide_new)]
     _set(node, 1, "repeats", times)
 
 
-def _drop(graph: fx.Graph, node: fx.Node, shapes: _Shapes) -> None:
+def _drop(graph: fx.Graph, node: Any, shapes: _Shapes) -> None:
     graph.erase_node(node)
 
 
-_FIXERS: dict[str, Callable[[fx.Graph, fx.Node, _Shapes], None]] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand", "new_zeros", "new_ones", "new_full", "new_empty",
-                     "broadcast_to"), _shape_at(1)),
+_FIXERS: dict[str, Fixer] = {
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "expand", "new_zeros", "new_ones", "new_full", "new_empty", "broadcast_to"),
+        _shape_at(1),
+    ),
     **dict.fromkeys(("zeros", "ones", "full", "empty", "rand", "randn"), _shape_at(0)),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _fix_split),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d",
-                     "conv_transpose3d"), _fix_convolution),
-    "slice": _fix_slice, "unflatten": _fix_unflatten, "layer_norm": _fix_layer_norm, "rms_norm": _fix_layer_norm,
-    "group_norm": _fix_group_norm, "pad": _fix_pad, "constant_pad_nd": _fix_pad, "repeat": _fix_repeat,
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        _fix_convolution,
+    ),
+    "slice": _fix_slice,
+    "unflatten": _fix_unflatten,
+    "layer_norm": _fix_layer_norm,
+    "rms_norm": _fix_layer_norm,
+    "group_norm": _fix_group_norm,
+    "pad": _fix_pad,
+    "constant_pad_nd": _fix_pad,
+    "repeat": _fix_repeat,
     "_assert_tensor_metadata": _drop,
 }

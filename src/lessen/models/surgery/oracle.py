@@ -22,7 +22,6 @@ class _Masked(TorchDispatchMode):
     def __init__(self, cut: Cut) -> None:
         super().__init__()
         self.cut, self.at, self.single = cut, 0, False
-        self.held: list[Any] = []  # as the recorder does: PyTorch adds a detach where a new tensor is held elsewhere
         self.limits: dict[int, list[Limit]] = {}
         for limit in cut.flow.limits:
             if any(cut.lost(labels).any() for _, _, labels in limit.cuts):
@@ -31,7 +30,10 @@ class _Masked(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         ops = self.cut.trace.ops
         if self.at >= len(ops) or ops[self.at].func is not func:
-            raise LessenError(f"the network does not do the same twice ({func} instead of {ops[min(self.at, len(ops) - 1)]})", mend="make its forward deterministic")
+            raise LessenError(
+                f"the network does not do the same twice ({func} instead of {ops[min(self.at, len(ops) - 1)]})",
+                mend="make its forward deterministic",
+            )
         op, found = ops[self.at], self.limits.get(self.at, [])
         self.at += 1
         given = list(args)
@@ -41,7 +43,6 @@ class _Masked(TorchDispatchMode):
                 given[place] = _without(given[place], dim, lost, limit.mode)
         out = func(*_counted(op, given), **(kwargs or {}))
         out = self._restored(op, out) if any(limit.mode == "keep" for limit in found) else out
-        self.held.append(out)
         if any(isinstance(t, Tensor) and t.dtype in (torch.float32, torch.float16) for t in tree_flatten(out)[0]):
             self.single = True
         return out
@@ -102,8 +103,11 @@ def _zero_columns(model: nn.Module, cut: Cut) -> None:
 
 def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """Largest difference relative to the largest value."""
-    gaps = [(a - b).abs().nan_to_num(0, 0, 0).max().item() / max(b.abs().nan_to_num(0, 0, 0).max().item(), 1e-3)
-            for a, b in zip(ours, theirs) if b.is_floating_point() and b.numel()]
+    gaps = [
+        (a - b).abs().nan_to_num(0, 0, 0).max().item() / max(b.abs().nan_to_num(0, 0, 0).max().item(), 1e-3)
+        for a, b in zip(ours, theirs)
+        if b.is_floating_point() and b.numel()
+    ]
     return max(gaps, default=0.0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,15 @@ from lessen.models.groups.grouping import Grouping, find_groups
 from lessen.models.groups.trace import Inputs, call, plain_eval, tensors
 from lessen.models.surgery.attributes import ambiguous, generic_settings, standard_settings
 from lessen.models.surgery.cut import Cut, Removals, edits_of
-from lessen.models.surgery.edits import Edit, Setting, apply_edits, apply_settings, slice_tensors
+from lessen.models.surgery.edits import Edit, Setting, apply_settings, slice_tensors
 from lessen.models.surgery.graph import rewritten
 from lessen.models.surgery.oracle import disagreement, distance, masked_outputs
 
 _DOUBLE_UP_TO = 60_000_000  # values; larger networks are compared in their own precision
+
+
+class Unprovable(LessenError):
+    """No way of editing the network gives what the masked original gives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,8 @@ def shrink_with_edits(
         grouping: what `find_groups` said of this model, if it has been asked already.
 
     Raises:
-        LessenError: unknown group, no unit left, or no way to edit the network gives what the masked one gives.
+        LessenError: unknown group, or no unit left.
+        Unprovable: no way to edit the network gives what the masked one gives.
     """
     grouping = grouping or find_groups(model, example_inputs)
     edits = edits_of(grouping, removals)
@@ -71,8 +76,30 @@ def shrink_with_edits(
         wrong = judge(candidate[0]) if isinstance(candidate, tuple) else candidate
         if not wrong and isinstance(candidate, tuple):
             return Shrunk(candidate[0], candidate[1], "module")
-        complaint = complaint or wrong  # type: ignore[assignment]
+        complaint = complaint or wrong
     return _as_graph(model, example_inputs, cut, judge, (complaint, ", ".join(removals)))
+
+
+def shrink_what_works(
+    model: nn.Module, removals: Removals, example_inputs: Inputs, grouping: Grouping | None = None
+) -> tuple[Shrunk, dict[str, str]]:
+    """As `shrink_with_edits`, but groups that can't be removed from are left alone.
+
+    Returns:
+        The result, and for each group left alone the reason.
+    """
+    grouping = grouping or find_groups(model, example_inputs)
+    with contextlib.suppress(Unprovable):
+        return shrink_with_edits(model, removals, example_inputs, grouping), {}
+    good: dict[str, torch.Tensor | Sequence[int]] = {}
+    refused: dict[str, str] = {}
+    for name, units in removals.items():
+        try:
+            shrink_with_edits(model, {**good, name: units}, example_inputs, grouping)
+            good[name] = units
+        except Unprovable as error:
+            refused[name] = error.what
+    return shrink_with_edits(model, good, example_inputs, grouping), refused
 
 
 Attempt = Callable[[], tuple[nn.Module, tuple[Edit | Setting, ...]]]
@@ -81,7 +108,14 @@ Attempt = Callable[[], tuple[nn.Module, tuple[Edit | Setting, ...]]]
 def _attempts(model: nn.Module, cut: Cut) -> Iterator[Attempt]:
     """In order of daring: the layers' own attributes, then other numbers of the module, then of its parents."""
     doubtful = ambiguous(model, cut)
-    tries = [(0, ()), (0, tuple(doubtful)), *((0, (name,)) for name in doubtful[:6]), (1, ()), (3, ()), (3, tuple(doubtful))]
+    tries = [
+        (0, ()),
+        (0, tuple(doubtful)),
+        *((0, (name,)) for name in doubtful[:6]),
+        (1, ()),
+        (3, ()),
+        (3, tuple(doubtful)),
+    ]
     for reach, bold in dict.fromkeys(tries):
 
         def attempt(reach: int = reach, bold: tuple[str, ...] = bold) -> tuple[nn.Module, tuple[Edit | Setting, ...]]:
@@ -149,14 +183,11 @@ def _as_graph(model: nn.Module, inputs: Inputs, cut: Cut, judge: _Judge, why: tu
     try:
         candidate = rewritten(copy.deepcopy(model), inputs, cut.edits, cut.flow)
     except Exception as error:  # the exporter raises whatever it likes
-        raise LessenError(f"can't remove units ({complaint}); as a graph: {error}", where=names, mend=mend) from error
+        raise Unprovable(f"can't remove units ({complaint}); as a graph: {error}", where=names, mend=mend) from error
     try:
         wrong = judge.single(candidate)
     except Exception as error:
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
-        raise LessenError(f"can't remove units ({complaint}); as a graph: {wrong}", where=names, mend=mend)
+        raise Unprovable(f"can't remove units ({complaint}); as a graph: {wrong}", where=names, mend=mend)
     return Shrunk(candidate, cut.edits, "graph", complaint)
-
-
-__all__ = ["Shrunk", "apply_edits", "shrink", "shrink_with_edits"]

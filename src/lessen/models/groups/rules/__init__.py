@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from lessen.models.groups.flow import Flow, Labels
-from lessen.models.groups.rules import contract, norm, pointwise, shape
+from lessen.models.groups.rules import contract, index, norm, pointwise, shape
 from lessen.models.groups.rules.registry import RULES, block_all, couple, nothing
 from lessen.models.groups.trace import Op, Ref
 
-__all__ = ["apply", "contract", "couple", "norm", "shape"]
+__all__ = ["apply", "contract", "couple", "index", "norm", "shape"]
 
 
 def apply(flow: Flow, op: Op) -> None:

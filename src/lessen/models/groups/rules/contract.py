@@ -124,9 +124,7 @@ def _within(flow: Flow, rows: Labels, groups: int, size: int, op: Op) -> Labels:
     return rows
 
 
-def _transposed_groups(
-    flow: Flow, op: Op, inputs: Labels, columns: Labels, groups: int, total: int
-) -> Labels:
+def _transposed_groups(flow: Flow, op: Op, inputs: Labels, columns: Labels, groups: int, total: int) -> Labels:
     if inputs is None:
         return None if columns is None else np.tile(columns, groups)
     per_out = total // groups
@@ -157,9 +155,15 @@ def embedding_bag(flow: Flow, op: Op) -> list[list[Labels]]:
     return [[None, columns], *([None] * r.ndim if isinstance(r, Ref) else [] for r in op.outs[1:])]
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_attention_math", "scaled_dot_product_attention",
-      "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_fused_attention_overrideable")
+@rule(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_attention_math",
+    "scaled_dot_product_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
 def attention(flow: Flow, op: Op) -> list[list[Labels]]:
     """q [b, h, t, d], k [b, g, s, d], v [b, g, s, e], h a multiple of g."""
     q, k, v = op.args[:3]
@@ -177,5 +181,7 @@ def attention(flow: Flow, op: Op) -> list[list[Labels]]:
     for labels in (kv[-1], dq[-1], dk[-1]):  # the length, and the width that the scale is made of
         flow.block(labels, f"inside attention ({op})")
     out = [*heads, dq[-2], dv[-1]]
-    return [out if i == 0 else [*heads, *[None] * (r.ndim - len(heads))] if isinstance(r, Ref) else []
-            for i, r in enumerate(op.outs)]
+    return [
+        out if i == 0 else [*heads, *[None] * (r.ndim - len(heads))] if isinstance(r, Ref) else []
+        for i, r in enumerate(op.outs)
+    ]

@@ -19,8 +19,26 @@ def _reduced(op: Op, ndim: int) -> list[int]:
     return [axis(d, ndim) for d in (given if isinstance(given, (list, tuple)) else [given])]
 
 
-@rule("sum", "mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "prod", "logsumexp", "any",
-      "all", "linalg_vector_norm", "norm", "nansum", "_weight_norm_reduce")
+@rule(
+    "sum",
+    "mean",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "prod",
+    "logsumexp",
+    "any",
+    "all",
+    "linalg_vector_norm",
+    "norm",
+    "nansum",
+    "_weight_norm_reduce",
+)
 def reduce(flow: Flow, op: Op) -> list[list[Labels]]:
     """Removed indices are not counted: the masked network reduces over the kept ones (a `Limit`)."""
     source = op.args[0]
@@ -71,8 +89,10 @@ def layer_norm(flow: Flow, op: Op) -> list[list[Labels]]:
         if n > 1:
             passing(flow, op, x, set(range(x.ndim - n, x.ndim)), "normalized over several dimensions")
         flow.limit(op, "keep", [(place, -1, dims[-1]) for place in (0, *(p for p, _ in affine))])
-    return [dims if i == 0 else [*dims[:-n], *[None] * (r.ndim - x.ndim + n)] if isinstance(r, Ref) else []
-            for i, r in enumerate(op.outs)]
+    return [
+        dims if i == 0 else [*dims[:-n], *[None] * (r.ndim - x.ndim + n)] if isinstance(r, Ref) else []
+        for i, r in enumerate(op.outs)
+    ]
 
 
 @rule("native_group_norm", "group_norm")
@@ -92,16 +112,25 @@ def group_norm(flow: Flow, op: Op) -> list[list[Labels]]:
     return [dims, *[[None] * r.ndim for r in op.outs[1:] if isinstance(r, Ref)]]
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm",
-      "batch_norm", "_batch_norm_no_update", "miopen_batch_norm", "_batch_norm_impl_index")
+@rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_native_batch_norm_legit",
+    "cudnn_batch_norm",
+    "batch_norm",
+    "_batch_norm_no_update",
+    "miopen_batch_norm",
+    "_batch_norm_impl_index",
+)
 def batch_norm(flow: Flow, op: Op) -> list[list[Labels]]:
     """x [n, c, ...] and its per-channel tensors [c]."""
     x = op.args[0]
     dims = flow.dims(x)
     vectors = [a for a in op.args[1:5] if isinstance(a, Ref) and a.shape == (x.shape[1],)]
     if x.shape[1] > 1:
-        dims[1] = flow.join([dims[1], *(flow.dims(v)[0] for v in vectors)],
-                            f"combined with values of fixed width ({op})")
+        dims[1] = flow.join(
+            [dims[1], *(flow.dims(v)[0] for v in vectors)], f"combined with values of fixed width ({op})"
+        )
     return [dims, *[[None] * r.ndim if isinstance(r, Ref) else [] for r in op.outs[1:]]]
 
 
@@ -117,12 +146,36 @@ def weight_norm(flow: Flow, op: Op) -> list[list[Labels]]:
     return [dims, *[norms for r in op.outs[1:] if isinstance(r, Ref)]]
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "avg_pool1d", "max_pool1d",
-      "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
-      "adaptive_max_pool2d", "adaptive_max_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-      "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d",
-      "_upsample_nearest_exact2d", "_upsample_nearest_exact1d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-      "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d", "adaptive_avg_pool2d")
+@rule(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "avg_pool2d",
+    "avg_pool3d",
+    "avg_pool1d",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "adaptive_avg_pool1d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_linear1d",
+    "upsample_trilinear3d",
+    "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact1d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "grid_sampler_2d",
+    "grid_sampler_3d",
+    "max_unpool2d",
+    "adaptive_avg_pool2d",
+)
 def pool(flow: Flow, op: Op) -> list[list[Labels]]:
     """Space changes, samples and channels pass."""
     source = op.args[0]
@@ -131,8 +184,9 @@ def pool(flow: Flow, op: Op) -> list[list[Labels]]:
     n = next((v for k, v in space.items() if k in name), 2)
     n = 2 if "grid_sampler_2d" in name else n
     dims = passing(flow, op, source, set(range(source.ndim - n, source.ndim)), "resized in space")
-    return [list(dims) if isinstance(r, Ref) and r.ndim == source.ndim else nothing(op)[i]
-            for i, r in enumerate(op.outs)]
+    return [
+        list(dims) if isinstance(r, Ref) and r.ndim == source.ndim else nothing(op)[i] for i, r in enumerate(op.outs)
+    ]
 
 
 @rule("tril", "triu", "tril_", "triu_")
@@ -167,4 +221,3 @@ def distance(flow: Flow, op: Op) -> list[list[Labels]]:
     da = flow.dims(a)
     flow.limit(op, "keep", [(0, -1, da[-1]), (1, -1, da[-1])])
     return [[*da[:-1], flow.dims(b)[-2]]]
-
