@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from structured_configs import CONFIGS, build
 from structured_nets import NETS
+from structured_torch_pruning import analyse, prune
 from torch import Tensor, nn
 
 from lessen.models.groups import find_groups
@@ -136,104 +137,25 @@ def ours(name: str) -> dict:
 
 def theirs(name: str) -> dict:
     """Torch-Pruning as its documentation says."""
-    import torch_pruning as tp
-
     model, inputs = make(name)
     grouping = find_groups(model, inputs)
-    positions = copy.deepcopy(model)
-    for p in positions.parameters():
-        p.data = torch.arange(p.numel(), dtype=torch.float64).view(p.shape)
     pruned = copy.deepcopy(model)
     start = time.perf_counter()
-    analysis = _prune(tp, pruned, inputs, grouping)
+    analysis = prune(pruned, inputs, grouping)
     seconds = time.perf_counter() - start
     found = {**verdict(model, pruned, inputs), "analysis": analysis, "seconds": seconds, "wrong": False}
     if found["ok"]:
-        wrong = _judged(tp, model, pruned, inputs, grouping)
+        wrong = _judged(model, pruned, inputs, grouping)
         found = {**found, "wrong": bool(wrong), "ok": not wrong, "note": wrong}
     return found
 
 
-def _prune(tp: Any, model: nn.Module, inputs: Any, grouping: Any) -> float:
-    torch.manual_seed(0)
-    start = time.perf_counter()
-    pruner = tp.pruner.BasePruner(
-        model,
-        inputs if isinstance(inputs, dict) else tuple(inputs),
-        importance=_Positional(),
-        pruning_ratio=0.5,
-        ignored_layers=_output_layers(model, grouping),
-        num_heads=_heads(model),
-        forward_fn=call,
-        output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None],
-    )
-    analysis = time.perf_counter() - start
-    pruner.step()
-    _repair(model, pruner.num_heads)
-    return analysis
-
-
-def _repair(model: nn.Module, heads: dict[nn.Module, int]) -> None:
-    """What its examples do after pruning attention: set the widths that the attention modules keep."""
-    for module in model.modules():
-        inside = [(name, m) for name, m in module.named_children() if m in heads]
-        if inside:
-            name, projection = inside[0]
-            width = projection.out_features // (3 if "qkv" in name else 1)
-            values = {
-                "head_dim": width // heads[projection],
-                "attention_head_size": width // heads[projection],
-                "all_head_size": width,
-            }
-            for attribute, value in values.items():
-                if isinstance(getattr(module, attribute, None), int):
-                    setattr(module, attribute, value)
-
-
-class _Positional:
-    """Importance that prunes every other channel, so that a second run on a copy prunes the same."""
-
-    def __call__(self, group: Any, **_: Any) -> Tensor:
-        n = len(group[0].idxs)
-        return (torch.arange(n) % 2).float() + torch.arange(n) * 1e-4
-
-
-def _output_layers(model: nn.Module, grouping: Any) -> list[nn.Module]:
-    modules = dict(model.named_modules())
-    kept = {left.name.rpartition(".")[0] for left in grouping.left if left.reason == "output of the network"}
-    return [modules[k] for k in kept if isinstance(modules.get(k), (nn.Linear, nn.modules.conv._ConvNd))]
-
-
-def _heads(model: nn.Module) -> dict[nn.Module, int]:
-    """Number of heads of every projection to queries, keys and values, from the module that holds it."""
-    found: dict[nn.Module, int] = {}
-    for module in model.modules():
-        names = ("num_heads", "num_attention_heads", "n_heads", "n_head", "h")
-        heads = next((getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)), None)
-        config = getattr(module, "config", None)
-        if heads is None and "Attention" in type(module).__name__ and config is not None:
-            heads = next((getattr(config, n) for n in names if isinstance(getattr(config, n, None), int)), None)
-        for name, child in module.named_children() if heads else ():
-            if isinstance(child, nn.Linear) and name.split("_")[0] in {
-                "q",
-                "k",
-                "v",
-                "query",
-                "key",
-                "value",
-                "qkv",
-                "kk",
-            }:
-                found[child] = heads
-    return found
-
-
-def _judged(tp: Any, model: nn.Module, pruned: nn.Module, inputs: Any, grouping: Any) -> str:
+def _judged(model: nn.Module, pruned: nn.Module, inputs: Any, grouping: Any) -> str:
     """Its result against the masked original; empty where it agrees or the oracle does not know this removal."""
     coded = copy.deepcopy(model)
     for p in coded.parameters():
         p.data = torch.arange(p.numel(), dtype=torch.float32).view(p.shape)
-    _prune(tp, coded, inputs, grouping)
+    prune(coded, inputs, grouping)
     old, edits = dict(model.named_parameters()), []
     for path, p in coded.named_parameters():
         for dim in range(p.ndim):
@@ -295,7 +217,7 @@ def analysis_times(peer: str, rounds: int = 5) -> Iterator[dict]:
     for what, (model, inputs) in models.items():
         tools = {
             "lessen": lambda m=model, x=inputs: find_groups(m, x),
-            peer: lambda m=model, x=inputs: _their_groups(m, x),
+            peer: lambda m=model, x=inputs: analyse(m, x),
         }
         times: dict[str, list[float]] = {who: [] for who in tools}
         for _ in range(rounds):
@@ -314,15 +236,6 @@ def analysis_times(peer: str, rounds: int = 5) -> Iterator[dict]:
                 "low": min(seconds),
                 "high": max(seconds),
             }
-
-
-def _their_groups(model: nn.Module, inputs: dict) -> None:
-    import torch_pruning as tp
-
-    graph = tp.DependencyGraph().build_dependency(
-        model, inputs, forward_fn=call, output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None]
-    )
-    list(graph.get_all_groups())
 
 
 def save(found: dict[str, dict[str, dict]], seconds: float, path: Path, more: list[dict]) -> None:

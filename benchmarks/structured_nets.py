@@ -9,10 +9,7 @@ from structured_convs import (
     CBAM,
     CSP,
     FPN,
-    GMLP,
     VAE,
-    ConvMixer,
-    ConvNeXt,
     DenseNet,
     Diffusion,
     Fire,
@@ -22,13 +19,9 @@ from structured_convs import (
     HRNet,
     Inception,
     LeNet,
-    MeanHead,
-    Mixer,
     OptionA,
-    Patches,
     PointNet,
     RepVGG,
-    ResMLP,
     Shuffle1,
     Shuffle2,
     Siamese,
@@ -38,6 +31,7 @@ from structured_convs import (
     mobilenet,
     resnet,
 )
+from structured_mixers import GMLP, ConvMixer, ConvNeXt, MeanHead, Mixer, Patches, ResMLP
 from structured_sequences import (
     DLRM,
     TCN,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from structured_convs import Patches
+from structured_mixers import Patches
 from torch import Tensor, nn
 
 

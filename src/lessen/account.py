@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .bench import Compressed
 from .budget import Budget
@@ -18,10 +20,24 @@ from .job import Job
 from .models import Layer
 from .plan import Treatment
 from .report import (
-    Coverage, DataParts, Demand, Drop, File, Kernels, Latency, LayerRow, Left, Measured, Metric, Ratios, Report, Verdict,
+    Coverage,
+    DataParts,
+    Demand,
+    Drop,
+    File,
+    Kernels,
+    Latency,
+    LayerRow,
+    Left,
+    Measured,
+    Metric,
+    Ratios,
+    Report,
+    Verdict,
 )  # fmt: skip
 from .search.journey import Found
 from .targets import compare, machine, peak_memory, versions
+from .technique import describe
 from .verify import one_sample, sqnr_db
 
 
@@ -33,6 +49,8 @@ def account(job: Job, found: Found, compressed: Compressed, folder: RunFolder) -
     before, after = _measured(job, found, compressed, artifact, original, score)
     ratios = _ratios(before, after, packed)
     verdict = _verdict(job.budget, drop, before, after, found.reason)
+    if not verdict.met and not verdict.reason:
+        verdict = dataclasses.replace(verdict, reason="met on the validation part, missed on the test part")
     kernels = job.target.verify(artifact)
     return Report(
         model=job.model.origin or job.model.name, target=job.target.name, baseline=before, result=after,
@@ -87,7 +105,7 @@ def _ratios(before: Measured, after: Measured, packed: Path) -> Ratios:
 def _drop(job: Job, drop: PairedDrop, original: Score) -> Drop:
     """In the units of the metric: points become shares, percent of the original's error become the error's own unit."""
     unit = abs(original.value) / 100 if is_relative(job.metric, original.value) else 0.01
-    return Drop(*(unit * v for v in (drop.value, drop.low, drop.high)), confidence=drop.confidence)
+    return Drop(unit * drop.value, unit * drop.low, unit * drop.high, drop.confidence)
 
 
 def _verdict(budget: Budget, drop: PairedDrop, before: Measured, after: Measured, reason: str) -> Verdict:
@@ -130,20 +148,18 @@ def _row(job: Job, found: Found, layer: Layer, compressed: Compressed) -> LayerR
 
 
 def label(treatment: Treatment) -> str:
-    """A treatment in a few words: "Uniform 8 bit"."""
-    if treatment.technique is None:
-        return "kept"
-    values = treatment.describe()
-    return _words(values)
+    """A treatment in a few words: "Uniform(bits=4)", "OptimalBrain(sparsity=0.8) + Uniform(bits=4)"."""
+    return "kept" if treatment.technique is None else _words(treatment.technique)
 
 
-def _words(values: Mapping[str, object]) -> str:
-    options = [
-        f"{k}={_words(v) if isinstance(v, dict) else v}"
-        for k, v in values.items()
-        if k not in ("technique", "activations")
-    ]
-    return str(values["technique"]) + (f"({', '.join(options)})" if options else "")
+def _words(technique: Any) -> str:
+    steps = getattr(technique, "steps", None)
+    if isinstance(steps, tuple):
+        return " + ".join(map(_words, steps))
+    fields = {f.name: getattr(technique, f.name) for f in dataclasses.fields(technique)}
+    first = next(iter(fields), None)  # what a technique is mostly about: bits, clusters, sparsity
+    shown = {k: v for k, v in fields.items() if k == first or k in describe(technique)}
+    return f"{type(technique).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
 def bits_of(coding: Coding) -> float:
@@ -168,20 +184,22 @@ def _risks(
     if job.budget.max_drop is not None:
         few = enough(job.data.test.n, job.budget.max_drop, job.metric)
         risks += [few] if few else []
-        if drop.value <= job.budget.max_drop < drop.high:
+        if drop.low <= job.budget.max_drop < drop.high:
             risks.append(
-                f"the measured drop holds, but its {drop.confidence:.0%} interval reaches {drop.high:.2f} points"
+                f"the {drop.confidence:.0%} interval of the drop, {drop.low:.2f} to {drop.high:.2f} points, "
+                f"lies across the promised {job.budget.max_drop:g}"
             )
     asked = sum(1 for t in found.treatments.values() if t.activations)
     if asked and len(integer) < asked // 2:
         risks.append(
-            f"only {len(integer)} of {len(integer) + len(floating)} products run in integers, {asked} layers were meant to"
+            f"only {len(integer)} of {len(integer) + len(floating)} products run in integers; "
+            f"{asked} layers were meant to"
         )
     if found.judge.consulted > 1:
         risks.append(f"the test part was looked at {found.judge.consulted} times, so its drop is slightly flattered")
     if found.bench.traced.why:
         risks.append(f"the network could not be traced ({found.bench.traced.why}); layers were found by module type")
-    return tuple([*risks, *found.risks])
+    return (*risks, *found.risks)
 
 
 def _files(folder: RunFolder) -> tuple[File, ...]:

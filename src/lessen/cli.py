@@ -83,7 +83,7 @@ def compress(
     Exit code 0 only if every demand is met as measured on the artifact; 3 if the budget can't be met.
     """
     from .budget import Budget
-    from .compress import Compression
+    from .compression import Compression
 
     budget = Budget.parse(max_drop=max_drop, max_size=max_size, max_latency=max_latency, min_ratio=min_ratio)
     job = Compression(
@@ -105,7 +105,7 @@ def apply(
     quiet: QuietOption = False,
 ) -> None:
     """Carries out PLAN on MODEL: the same plan, data and versions give the same bytes."""
-    from .compress import replay
+    from .compression import replay
 
     _finish(replay(plan, model, data, out, metric=metric, train=train, trust=trust, quiet=quiet))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from typing import Any
@@ -160,7 +161,7 @@ def test_harm_falls_as_the_budget_grows(name: str, known: str) -> None:
         families.setdefault(rest, []).append((size(coding), judge.harm(coding.decode() - of.matrix)))
     for points in families.values():
         points.sort()
-        for (small, more), (large, less) in zip(points[:-1], points[1:], strict=True):
+        for (small, more), (large, less) in itertools.pairwise(points):
             assert small == large or less < more * 1.001
 
 

@@ -126,7 +126,7 @@ def test_nothing_to_remove_gives_a_copy():
     assert same is not net and count(same) == count(net)
 
 
-def test_what_can_not_be_proved_is_refused():
+def test_a_class_that_then_gives_other_values_is_not_trusted():
     class Sly(nn.Module):
         """Its value depends on its own width, which no tensor operation shows."""
 

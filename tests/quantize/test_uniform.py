@@ -23,7 +23,7 @@ def best_grid(bits: int) -> float:
     x = torch.linspace(-7, 7, 20_001, dtype=torch.float64)
     p = torch.exp(-x * x / 2) / math.sqrt(2 * math.pi) * (x[1] - x[0])
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    steps = torch.linspace(0.3, 1.6, 300, dtype=torch.float64) * 4 / (1 << bits)
+    steps = torch.linspace(0.3, 2.2, 500, dtype=torch.float64) * 4 / (1 << bits)
     return min(float(((x - (x / s).round().clamp(low, high) * s).square() * p).sum()) for s in steps.tolist())
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..compress import Compression
+    from ..compression import Compression
 
 _HERE = Path(__file__).parent
 
 
 def job(target: str = "onnxruntime") -> Compression:
     """The demo's job: a ResNet on Fashion-MNIST, at most one point lost."""
-    from ..compress import Compression
+    from ..compression import Compression
 
     return Compression(f"{_HERE / 'network.py'}:network", f"{_HERE / 'data.py'}:parts", "1%", target=target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -82,15 +83,16 @@ def _producer(node: fx.Node, layers: dict[str, Layer]) -> Layer | None:
 
 @torch.no_grad()
 def _fold(module: nn.Module, layer: Layer, path: str) -> None:
-    norm, owner = module.get_submodule(path), module.get_submodule(layer.module)
+    norm: Any = module.get_submodule(path)
+    owner: Any = module.get_submodule(layer.module)
     weight: Tensor = getattr(owner, layer.name.rpartition(".")[2])
-    factor = torch.rsqrt(norm.running_var.double() + norm.eps)  # type: ignore[operator,union-attr]
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
-        factor = factor * norm.weight.double()  # type: ignore[operator]
-    shift = torch.zeros_like(factor) if norm.bias is None else norm.bias.double()  # type: ignore[operator]
-    bias = owner.bias.double() if isinstance(getattr(owner, "bias", None), Tensor) else torch.zeros_like(factor)  # type: ignore[operator]
+        factor = factor * norm.weight.double()
+    shift = torch.zeros_like(factor) if norm.bias is None else norm.bias.double()
+    bias = owner.bias.double() if isinstance(getattr(owner, "bias", None), Tensor) else torch.zeros_like(factor)
     matrix = layer.to_matrix(weight).double() * factor[:, None]
     weight.copy_(layer.from_matrix(matrix))
-    owner.bias = nn.Parameter(((bias - norm.running_mean.double()) * factor + shift).to(weight.dtype))  # type: ignore[operator,union-attr]
+    owner.bias = nn.Parameter(((bias - norm.running_mean.double()) * factor + shift).to(weight.dtype))
     parent, _, child = path.rpartition(".")
     setattr(module.get_submodule(parent), child, nn.Identity())

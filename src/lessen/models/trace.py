@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,9 @@ class Trace:
 def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     """Finds the layers by `torch.export`; when the network can't be exported, by its modules' types."""
     try:
-        program = torch.export.export(module, inputs, strict=False)
+        with warnings.catch_warnings():  # what the exporter warns of does not concern who reads its graph
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, inputs, strict=False)
     except Exception as error:  # whatever stops the exporter, the network can still be worked on by module
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return _finish(module, _layers_by_type(module, inputs), None, f"torch.export: {why}")
@@ -151,7 +154,7 @@ def _conv_layer(name: str, weight: Tensor, node: fx.Node, batch: int) -> Layer:
     arguments = _by_name(node)
     groups = int(arguments.get("groups", 1))
     transposed = node.target in _CONV_TRANSPOSE or bool(arguments.get("transposed", False))
-    details = {k: arguments[k] for k in ("stride", "padding", "dilation") if k in arguments}
+    details: dict[str, Any] = {k: arguments[k] for k in ("stride", "padding", "dilation") if k in arguments}
     if transposed:
         positions = _size(node.args[0]) // (weight.shape[0] * batch)
         return Layer(name, "conv_transpose", weight, 1, groups, positions * weight.numel(), details=details)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,15 +119,12 @@ def magnitude(owned: Mapping[str, Sequence[tuple[Tensor, int, Tensor]]]) -> dict
     return {name: _per_unit(members, lambda p: p * p) for name, members in owned.items()}
 
 
-def _per_unit(members: Sequence[tuple[Tensor, int, Tensor]], score: object) -> Tensor:
+def _per_unit(members: Sequence[tuple[Tensor, int, Tensor]], score: Callable[[Tensor], Tensor]) -> Tensor:
     total: Tensor | None = None
     for parameter, dim, indices in members:
         with torch.no_grad():
-            values = (
-                score(parameter).double().movedim(dim, 0).flatten(1).sum(1)
-                if parameter.ndim > 1
-                else score(parameter).double()
-            )  # type: ignore[operator]
+            values = score(parameter).double().movedim(dim, 0)
+        values = values.flatten(1).sum(1) if values.ndim > 1 else values
         part = values[indices.flatten()].reshape(indices.shape[0], -1).sum(1)
         total = part if total is None else total + part
     assert total is not None

@@ -97,8 +97,10 @@ def _damped(H: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def compensate(module: nn.Module, bench: Bench, groups: Mapping[str, Group], units: Mapping[str, Sequence[int]]) -> None:
-    """Refits, in place, every reader of removed units on what stays: W' = W H_:k H_kk^-1, with a constant for the bias."""
+def compensate(
+    module: nn.Module, bench: Bench, groups: Mapping[str, Group], units: Mapping[str, Sequence[int]]
+) -> None:
+    """Refits, in place, every reader of removed units on what stays: W' = W H_:k H_kk^-1, and its bias with it."""
     gone: dict[str, list[Tensor]] = {}
     layers = bench.layers
     for name, removed in units.items():

@@ -12,7 +12,7 @@ from ..bench import Bench
 from ..errors import LessenError
 from ..job import Job
 from ..models import Layer, trace
-from ..models.groups import Group, Grouping, find_groups
+from ..models.groups import Group, Grouping, Member, find_groups
 from ..models.surgery import shrink_with_edits
 from ..prune.channels import Channels, magnitude, taylor
 from ..report import Progress
@@ -92,7 +92,7 @@ def _importance(job: Job, bench: Bench, groups: Sequence[Group], technique: Chan
     for batch in job.data.calibration.head(SAMPLES).batches(BATCH):
         module.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            job.loss(module(*batch.inputs), batch).sum().backward()  # type: ignore[no-untyped-call]
+            job.loss(module(*batch.inputs), batch).sum().backward()
         for name, squares in taylor(owned).items():
             total[name] += squares
         seen += batch.n
@@ -110,9 +110,9 @@ def _owned(module: nn.Module, groups: Sequence[Group]) -> dict[str, list[tuple[T
     return {name: rows for name, rows in owned.items() if rows}
 
 
-def _outputs(rows: list) -> list:  # type: ignore[type-arg]
+def _outputs(rows: Sequence[Member]) -> list[Member]:
     """A tensor may be in a group by two of its dimensions (a square recurrent weight); one of them counts."""
-    kept = {}
+    kept: dict[str, Member] = {}
     for m in rows:
         kept.setdefault(m.path, m)
     return list(kept.values())

@@ -16,14 +16,16 @@ from .distill import Distillation, first
 
 
 class _Batch(Protocol):
-    inputs: tuple[Tensor, ...]
-    labels: Tensor | None
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+    @property
+    def labels(self) -> Tensor | None: ...
 
 
 class _Part(Protocol):
     @property
     def n(self) -> int: ...
-    def batches(self, batch_size: int) -> Iterable[_Batch]: ...
+    def batches(self, batch_size: int | None = None) -> Iterable[_Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _step(
     if not bool(torch.isfinite(loss)):
         raise LessenError("the training loss is not finite", mend="lower the learning rate")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return float(loss.detach())
 

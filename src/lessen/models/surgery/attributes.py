@@ -38,7 +38,7 @@ _SHAPED = {
     "native_layer_norm",
     "constant_pad_nd",
 }
-_NEVER = re.compile(r"image|patch|window|kernel|stride|vocab|length|position|layer|^pad|_id$|dilation|training|step")
+_NEVER = re.compile(r"image|patch|window|kernel|stride|vocab|length|position|layer|^pad|_id$|dilation|training")
 _COUNTS = re.compile(r"heads?s?$|(^|_)nheads?|num_(attention_)?heads|n_heads?|experts")
 
 

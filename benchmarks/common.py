@@ -1,0 +1,110 @@
+"""What the benchmarks share: rows, the command line, and the one shape of a file of results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lessen.targets import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+def row(who: str, what: str, figure: str, value: float | None, unit: str, **more: Any) -> Row:
+    """One figure.
+
+    Args:
+        who: "lessen", "lessen/<variant>", or a peer's name with its version.
+        what: model, task or case.
+        value: None where it could not be measured; then say why in `note`.
+        more: `n`, `low` and `high` (95 % interval), `note`, or whatever else belongs to it; None is left out.
+    """
+    made = {"who": who, "what": what, "figure": figure, "value": value, "unit": unit}
+    return made | {k: v for k, v in more.items() if v is not None}
+
+
+def parser(about: str, quick: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help=f"{quick}; nothing is written unless --out is given")
+    made.add_argument("--out", type=Path, help="where to write the results")
+    return made
+
+
+def peer(package: str) -> str:
+    """A peer's name with its version, as rows have it."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return package
+
+
+def show(rows: Iterable[Row]) -> None:
+    """A line for each row, for people."""
+    for r in rows:
+        value = "    -" if r["value"] is None else f"{r['value']:.5g}"
+        spread = f"  [{r['low']:.4g}, {r['high']:.4g}]" if "low" in r and "high" in r else ""
+        print(f"{r['who']:30s} {r['what']:18s} {r['figure']:30s} {value:>10s} {r['unit']}{spread}  {r.get('note', '')}")
+    sys.stdout.flush()
+
+
+def write(name: str, part: str, rows: Sequence[Row], seconds: float, packages: Sequence[str] = ()) -> Path:
+    """Puts the rows of one part (a model, a task) into benchmarks/results/NAME.json; other parts stay as they were.
+
+    So a long benchmark can be run in parts. `parts` keeps the commit and the seconds of each of them.
+    """
+    return save(RESULTS / f"{name}.json", f"python benchmarks/{name}.py", part, rows, seconds, packages)
+
+
+def save(
+    path: Path, command: str, part: str, rows: Sequence[Row], seconds: float, packages: Sequence[str] = ()
+) -> Path:  # fmt: skip
+    """`write`, to any place."""
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    parts = before.get("parts", {}) | {part: {"commit": commit(), "seconds": round(seconds, 1)}}
+    kept = [r for r in before.get("rows", []) if r["what"] != part and r["what"] in parts]
+    document = {
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions() | _versions(packages),
+        "seconds": round(sum(p["seconds"] for p in parts.values()), 1),
+        "parts": parts,
+        "rows": [*kept, *rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def rows(path: Path) -> list[Row]:
+    """The rows of a file of results."""
+    return list(json.loads(path.read_text())["rows"])
+
+
+def commit() -> str:
+    """The commit of the working tree, "" outside of a repository."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "-q", "--verify", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def problems(document: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the shape of a file of results; empty where nothing is."""
+    wanted = {"command": str, "commit": str, "machine": dict, "versions": dict, "seconds": (int, float), "rows": list}
+    found = [k for k, kind in wanted.items() if not isinstance(document.get(k), kind)]
+    for number, r in enumerate(document.get("rows") or []):
+        found += [f"row {number}: {k}" for k in ("who", "what", "figure", "unit") if not isinstance(r.get(k), str)]
+        if r.get("value") is None and not r.get("note"):
+            found.append(f"row {number}: neither a value nor a note")
+    return found
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {p: peer(p).rpartition(" ")[2] for p in packages if peer(p) != p}
