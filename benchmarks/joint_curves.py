@@ -85,12 +85,13 @@ class Tracer:
         """Points below the original."""
         return 100 * (self.original.value - point.value)
 
-    def single(self, technique: type, count: int) -> list[Point]:
-        """One technique alone: along the solver's curve, and with one setting for all layers."""
+    def single(self, technique: type, count: int, flat: bool = True) -> list[Point]:
+        """One technique alone: along the solver's curve, and (`flat`) with one setting for all layers."""
         place = self.benches[0]
         items = self.items(place[0], settings_of((technique,)))
         traced = list(self._along(place, items, count))
-        return traced + [p for s in settings_of((technique,)) if (p := self._flat(place, items, s))]
+        settings = settings_of((technique,)) if flat else ()
+        return traced + [p for s in settings if (p := self._flat(place, items, s))]
 
     def joint(self, using: Sequence[type], count: int) -> list[Point]:
         """All techniques together, on the whole network and on each width."""
@@ -194,10 +195,15 @@ def _answered(point: Point, joint: Sequence[Point]) -> bool:
     return bool(small) and paired_drop(point.score, max(small, key=lambda j: j.value).score).low <= 0
 
 
+def lead(point: Point, joint: Sequence[Point]) -> float:
+    """How far a point is above the best joint point of its size; its whole score where there is none."""
+    return point.value - max((j.value for j in joint if j.nbytes <= point.nbytes), default=0.0)
+
+
 def smallest(points: Sequence[Point], original: Point, drop: float) -> Point | None:
     """The smallest file that loses at most `drop` points on the test part."""
     good = [p for p in points if 100 * (original.value - p.value) <= drop]
     return min(good, key=lambda p: p.nbytes, default=None)
 
 
-__all__ = ["Point", "Tracer", "beyond_noise", "smallest", "spread", "undominated"]
+__all__ = ["Point", "Tracer", "beyond_noise", "lead", "smallest", "spread", "undominated"]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import common
 import torch
-from joint_curves import Point, Tracer, beyond_noise, smallest, undominated
+from joint_curves import Point, Tracer, beyond_noise, lead, smallest, undominated
 from joint_plot import plot
 from joint_tasks import TASKS
 
@@ -41,7 +41,7 @@ def run(task: str, target: str, count: int, fractions: tuple[float, ...]) -> lis
     with tempfile.TemporaryDirectory() as folder:
         tracer = Tracer(job, Path(folder), fractions)
         techniques = {name: t for name, t in known().items() if t is not Channels}
-        curves = {name: tracer.single(t, count) for name, t in techniques.items()}
+        curves = {name: tracer.single(t, count, flat=bool(fractions)) for name, t in techniques.items()}
         curves["Channels"] = tracer.channels()
         joint = tracer.joint(tuple(techniques.values()), count)
         for point in undominated([p for points in curves.values() for p in points], joint):
@@ -69,8 +69,8 @@ def verdict(
     """How many points of single techniques are ahead, and how small each gets."""
     singles = [p for points in curves.values() for p in points]
     strict, sure = undominated(singles, joint), beyond_noise(singles, joint)
-    ahead = sorted({name for name, points in curves.items() for p in points if p in strict})
-    note = ", ".join(ahead) or None
+    ahead = {id(p): f"{name} {p.plan}, {p.nbytes} bytes" for name, points in curves.items() for p in points}
+    note = "; ".join(f"{ahead[id(p)]}, {100 * lead(p, joint):+.2f}" for p in strict) or None
     rows = [common.row("lessen", what, "points_dominated", len(strict), "points", n=len(singles), note=note),
             common.row("lessen", what, "points_dominated_beyond_noise", len(sure), "points", n=len(singles))]  # fmt: skip
     for who, points in ({"lessen": joint} | {f"lessen/{n}": c for n, c in curves.items()}).items():

@@ -15,7 +15,7 @@ from .bench import Bench, Compressed
 from .codings import Coding, Dense, LowRank, Sparse
 from .data import Part
 from .plan import Treatment
-from .targets import Coded, Execution, Range, Target, float_onnx
+from .targets import Coded, Execution, Range, Smoothed, Target, float_onnx
 from .targets.export import PERMUTED
 
 
@@ -28,17 +28,20 @@ class Exporter:
         bench: the network they are made of.
         inputs: example inputs.
         calibration: what activation ranges are measured on.
+        smoothed: the bench's network with its linear layers' inputs scaled; None for the network as it is.
     """
 
     target: Target
     bench: Bench
     inputs: tuple[Tensor, ...]
     calibration: Part
+    smoothed: Smoothed | None = None
     graph: ir.Model = field(init=False)
     _ranges: dict[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.graph = float_onnx(self.bench.module, self.inputs)
+        made = self.smoothed
+        self.graph = float_onnx(self.bench.module, self.inputs) if made is None else made.model
 
     def write_original(self, path: Path) -> Path:
         """The network in float32."""
@@ -55,14 +58,16 @@ class Exporter:
 
         Those keep the values that they had before coding: that is how a target finds them.
         """
-        return _patched(self.graph, self.bench.module, compressed)
+        gains = {} if self.smoothed is None else self.smoothed.gains
+        return _patched(self.graph, self.bench.module, compressed, gains)
 
     def _ranges_for(self, graph: ir.Model, coded: Coded) -> Mapping[str, Range]:
         """Ranges of every activation that could be quantized; measured at the first need, for all plans alike."""
         if not any(how == "int8" for how in coded.execution.values()):
             return {}
         if not self._ranges:
-            everything = Coded(coded.layers, coded.codings, dict.fromkeys(coded.execution, "int8"))
+            split = {n: c for n, c in coded.codings.items() if isinstance(c, LowRank)}
+            everything = Coded(coded.layers, split, dict.fromkeys(coded.execution, "int8"))
             batches = (b.inputs for b in self.calibration.batches())
             self._ranges = dict(self.target.ranges(self.graph, everything, batches))
         missing = set(self._needed(graph, coded)) - set(self._ranges)
@@ -95,7 +100,7 @@ def _execution(treatment: Treatment, coding: Coding | None) -> Execution:
     return "int8" if treatment.activations else "weight"
 
 
-def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed) -> ir.Model:
+def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed, gains: Mapping[str, np.ndarray]) -> ir.Model:
     old, new = before.state_dict(), compressed.module.state_dict()
     named = getattr(before, "initializer_of", lambda name: (name, False))
     changed = [k for k, v in new.items() if k in old and k not in compressed.codings and not torch.equal(old[k], v)]
@@ -106,6 +111,7 @@ def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed) -> ir.M
         value = made.graph.initializers.get(named(name)[0])
         if value is not None and value.const_value is not None:
             array = _arranged(new[name].detach().numpy(), value)
+            array = array * gains[str(value.name)] if value.name in gains else array
             value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
     return made
 

@@ -33,6 +33,8 @@ class Bench:
         channels: units already removed from each group of the original.
         edits: the same removals as replayable edits.
         harm: predicted harm of those removals.
+        scales: by layer name, float32 [columns]: its layer here holds the parameter times this (see `smoothing`).
+        smooth: the strength that these scales were made with; None where nothing was smoothed.
     """
 
     module: nn.Module
@@ -42,6 +44,8 @@ class Bench:
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     edits: tuple[Any, ...] = ()
     harm: float = 0.0
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    smooth: float | None = None
     _made: OrderedDict[tuple[str, Technique], Coding | LessenError] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
@@ -88,6 +92,7 @@ class Compressed:
         codings: the coded ones, by name.
         treatments: what was done to each layer.
         why: for layers that were left as they are, the reason.
+        scales: what a layer's decoded matrix is divided by, column by column, to give the parameter.
     """
 
     module: nn.Module
@@ -97,6 +102,7 @@ class Compressed:
     why: Mapping[str, str] = field(default_factory=dict)
     edits: tuple[Any, ...] = ()
     folded: tuple[str, ...] = ()
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
@@ -108,13 +114,18 @@ def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
             why.setdefault(name, "kept: the best choice for the budget")
             continue
         codings[name] = bench.coding(layers[name], treatment.technique)
-        put_weight(module, layers[name], codings[name], bench.statistics.get(name, Statistics()))
-    return Compressed(module, layers, codings, dict(treatments), why, bench.edits, bench.folded)
+        statistics = bench.statistics.get(name, Statistics())
+        put_weight(module, layers[name], codings[name], statistics, bench.scales.get(name))
+    return Compressed(module, layers, codings, dict(treatments), why, bench.edits, bench.folded, bench.scales)
 
 
 @torch.no_grad()
-def put_weight(module: nn.Module, layer: Layer, coding: Coding, statistics: Statistics) -> None:
+def put_weight(
+    module: nn.Module, layer: Layer, coding: Coding, statistics: Statistics, scale: Tensor | None = None
+) -> None:
     """Sets the layer's parameter to the decoded matrix and moves its bias by the mean error that this makes.
+
+    With a `scale` [columns] layer, coding and statistics are those of the smoothed layer, the parameter is not.
 
     E[y] - E[y'] = (W - W') E[x] is added to the bias (Nagel et al. 2019, sec. 4.2), where there is a bias to move.
     """
@@ -123,7 +134,7 @@ def put_weight(module: nn.Module, layer: Layer, coding: Coding, statistics: Stat
     bias = getattr(owner, leaf.replace("weight", "bias"), None) if leaf.endswith("weight") else None
     if isinstance(bias, Tensor) and statistics.mean is not None and layer.kind in ("linear", "conv"):
         bias.add_(_mean_error(layer.matrix - matrix, statistics.mean).to(bias.dtype))
-    getattr(owner, leaf).copy_(layer.from_matrix(matrix))
+    getattr(owner, leaf).copy_(layer.from_matrix(matrix if scale is None else matrix / scale))
 
 
 def _mean_error(delta: Tensor, mean: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 
 from .artifact import coded_of
 from .bench import Compressed
+from .codings import Dense
 from .codings.container import write_lessen
-from .models.packed import layout_of
+from .models.packed import SCALE, layout_of
 from .plan import Plan
 from .targets.packed import package_of
 
@@ -26,20 +27,32 @@ def write_packed(path: Path, compressed: Compressed, graph: ir.Model, plan: Plan
         graph: its float graph, coded weights as they were before coding.
         plan: its digest goes into the file.
     """
+    compressed = _whole(compressed)
     package = package_of(graph, coded_of(compressed))
     state = {
         k: v.detach().contiguous() for k, v in compressed.module.state_dict().items() if isinstance(v, torch.Tensor)
     }
     coded_elsewhere = _twins(compressed)
     plain = {k: v for k, v in state.items() if k not in compressed.codings and k not in coded_elsewhere}
+    scales = {SCALE + k: v.contiguous() for k, v in compressed.scales.items()}
     info = {"plan_sha256": plan.sha256(), "model_sha256": plan.model, "folded": list(compressed.folded)}
     layouts = {name: layout_of(compressed.layers[name]) for name in compressed.codings}
     whole = replace(
-        package, codings=dict(compressed.codings), layouts=layouts, others=plain | package.others,
+        package, codings=dict(compressed.codings), layouts=layouts, others=plain | scales | package.others,
         edits=_edits(compressed), info=package.info | info,
     )  # fmt: skip
     write_lessen(path, whole)
     return path
+
+
+def _whole(compressed: Compressed) -> Compressed:
+    """With a coding for every smoothed layer: network and graph differ there, and the file holds it once."""
+    parameters, codings = dict(compressed.module.named_parameters()), dict(compressed.codings)
+    for name, scale in compressed.scales.items():
+        if name not in codings:
+            matrix = compressed.layers[name].to_matrix(parameters[name].detach()).float()
+            codings[name] = Dense(matrix * scale)
+    return replace(compressed, codings=codings)
 
 
 def _twins(compressed: Compressed) -> set[str]:

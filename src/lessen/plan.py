@@ -46,6 +46,7 @@ class Plan:
         seed: seed of every private generator.
         model, data: digests of what the plan was made for.
         recover: settings of the fine-tuning, empty for none.
+        smooth: strength of smoothing before anything is coded (`SmoothQuant`); None for none.
     """
 
     target: str
@@ -55,6 +56,7 @@ class Plan:
     model: str = ""
     data: str = ""
     recover: Mapping[str, Any] = field(default_factory=dict)
+    smooth: float | None = None
 
     def to_yaml(self) -> str:
         """The plan as text; equal plans give equal text."""
@@ -62,6 +64,8 @@ class Plan:
         values |= {k: v for k, v in (("model", self.model), ("data", self.data)) if v}
         if self.recover:
             values["recover"] = dict(self.recover)
+        if self.smooth is not None:
+            values["smooth"] = self.smooth
         if self.channels:
             values["channels"] = {k: _ranges(v) for k, v in self.channels.items()}
         values["layers"] = {k: t.describe() for k, t in self.layers.items()}
@@ -75,7 +79,7 @@ class Plan:
     def from_yaml(cls, text: str, where: str = "plan") -> Plan:
         """Reads a plan; an error names the line that is wrong."""
         values, lines = _parse(text, where)
-        known = {"lessen", "target", "seed", "model", "data", "recover", "channels", "layers"}
+        known = {"lessen", "target", "seed", "model", "data", "recover", "smooth", "channels", "layers"}
         for key in values:
             if key not in known:
                 raise LessenError(
@@ -95,6 +99,7 @@ class Plan:
             model=str(values.get("model", "")),
             data=str(values.get("data", "")),
             recover=_mapping(values, "recover", where, lines),
+            smooth=_strength(values, where, lines),
         )
 
     @classmethod
@@ -159,6 +164,15 @@ def _integer(values: dict[str, Any], where: str, lines: dict[tuple[str, ...], in
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise LessenError(f"seed must be a whole number from 0 up, not {seed!r}", where=_at(where, lines, "seed"))
     return seed
+
+
+def _strength(values: dict[str, Any], where: str, lines: dict[tuple[str, ...], int]) -> float | None:
+    smooth = values.get("smooth")
+    if smooth is None:
+        return None
+    if not isinstance(smooth, (int, float)) or isinstance(smooth, bool) or not 0 <= smooth <= 1:
+        raise LessenError(f"smooth must be a number from 0 to 1, not {smooth!r}", where=_at(where, lines, "smooth"))
+    return float(smooth)
 
 
 def _treatment(value: Any, where: str) -> Treatment:

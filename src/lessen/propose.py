@@ -55,6 +55,44 @@ def _reason(name: str, where: tuple[str, ...], skip: tuple[str, ...]) -> str:
     return "" if not where or any(_matches(name, p) for p in where) else "left out by --where"
 
 
+def worthwhile(bench: Bench, techniques: tuple[Technique, ...], prices: Prices) -> tuple[Technique, ...]:
+    """The techniques that can ever be the best choice on this target.
+
+    On a few of the network's own layers each setting is tried; one that is beaten by another on all of them (more or
+    equal bytes, seconds and harm: 5 bits in a file that stores bytes) would never be chosen and is left out.
+    """
+    samples = _samples(bench)
+    tried = {t: [_figures(bench, layer, t, prices) for layer in samples] for t in techniques}
+    if not samples:
+        return techniques
+    return tuple(t for t in techniques if not any(_beaten(tried[t], tried[u]) for u in techniques if u is not t))
+
+
+def _samples(bench: Bench) -> list[Layer]:
+    """Three layers of different sizes, none of them large, of the kinds that the network is made of."""
+    fit = sorted((x for x in bench.traced.layers if x.kind != "embedding"), key=lambda x: x.weight.numel())
+    fit = [x for x in fit if x.shape[1] >= 16] or fit
+    fit = fit[: max(1, (len(fit) + 1) // 2)]
+    return [fit[i] for i in sorted({len(fit) // 3, 2 * len(fit) // 3, len(fit) - 1})] if fit else []
+
+
+def _figures(bench: Bench, layer: Layer, technique: Technique, prices: Prices) -> tuple[float, float, float] | None:
+    """(bytes, seconds, harm) of the layer held this way; None where it can't be."""
+    try:
+        coding = bench.coding(layer, technique)
+    except LessenError:
+        return None
+    harm = bench.statistics.get(layer.name, Statistics()).harm(coding.decode() - layer.matrix)
+    integer = prices.runs_integers(layer, coding)
+    return (prices.nbytes(layer, coding), prices.seconds(layer, coding, integer), harm)
+
+
+def _beaten(mine: list[tuple[float, float, float] | None], other: list[tuple[float, float, float] | None]) -> bool:
+    """Whether `other` is as cheap and less harmful wherever `mine` can be used at all."""
+    pairs = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None]
+    return bool(pairs) and all(b is not None and b[0] <= a[0] and b[1] <= a[1] and b[2] < a[2] for a, b in pairs)
+
+
 def propose(
     bench: Bench,
     techniques: tuple[Technique, ...],

@@ -35,7 +35,7 @@ def _trained(
 ) -> Compressed:
     student = copied(compressed.module)
     pruned = frozenset(n for n, t in compressed.treatments.items() if n in compressed.codings and prunes(t.technique))
-    with through_codings(student, compressed.layers, compressed.codings, pruned) as codings:
+    with through_codings(student, compressed.layers, compressed.codings, pruned, compressed.scales) as codings:
         finetune(student, job.model.module, part, settings, step)
     return replace(compressed, module=student.requires_grad_(False), codings=dict(codings))
 

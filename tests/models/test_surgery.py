@@ -376,7 +376,7 @@ def test_random_networks_shrink_exactly(blocks, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(drawn(KINDS), st.data())  # unequal halves of a gate need a graph: seconds each
 def test_many_random_networks_shrink_exactly(blocks, data):
     shrinks_exactly(blocks, data)

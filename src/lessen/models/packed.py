@@ -16,6 +16,7 @@ from ..errors import LessenError, extra
 from .layer import KINDS, Layer
 
 GRAPH = "graph:"  # prefix of tensors that only the graph knows
+SCALE = "scale:"  # prefix of what a smoothed weight is divided by, column by column, to give the parameter
 
 
 def layout_of(layer: Layer) -> dict[str, Any]:
@@ -23,8 +24,13 @@ def layout_of(layer: Layer) -> dict[str, Any]:
     return {"kind": layer.kind, "out_axis": layer.out_axis, "groups": layer.groups, "shape": list(layer.weight.shape)}
 
 
-def weight_of(package: Package, name: str) -> Tensor:
-    """A coded parameter, decoded, in its own layout."""
+def parameter_of(package: Package, name: str) -> Tensor:
+    """A coded parameter as the original class holds it."""
+    return weight_of(package, name, package.others.get(SCALE + name))
+
+
+def weight_of(package: Package, name: str, scale: Tensor | None = None) -> Tensor:
+    """A coded weight, decoded, in the parameter's own layout; its columns divided by `scale`."""
     layout = package.layouts.get(name, {})
     shape, kind = layout.get("shape"), layout.get("kind")
     axis, groups = layout.get("out_axis", 0), layout.get("groups", 1)
@@ -35,6 +41,10 @@ def weight_of(package: Package, name: str) -> Tensor:
     layer = Layer(name, str(kind), torch.empty(shape, device="meta"), axis, groups)
     if not 0 <= axis < len(shape) or matrix.numel() != layer.weight.numel() or shape[0] % groups:
         raise LessenError(f"a matrix {tuple(matrix.shape)} does not fit a parameter {shape}", where=name)
+    if scale is not None:
+        if scale.shape != matrix.shape[1:] or not bool((scale > 0).all()):
+            raise LessenError("its scales don't fit its weight", where=name, mend="the file is damaged: write it again")
+        matrix = matrix / scale
     return layer.from_matrix(matrix)
 
 
@@ -56,8 +66,8 @@ def load_into(module: nn.Module, path: str | Path) -> nn.Module:
     for gone in package.info.get("folded", []):
         parent, _, child = str(gone).rpartition(".")
         setattr(twin.get_submodule(parent), child, nn.Identity())
-    values = {k: v for k, v in package.others.items() if not k.startswith(GRAPH)}
-    values |= {name: weight_of(package, name) for name in package.codings}
+    values = {k: v for k, v in package.others.items() if not k.startswith((GRAPH, SCALE))}
+    values |= {name: parameter_of(package, name) for name in package.codings}
     _give_biases(twin, values)
     missing, unknown = twin.load_state_dict(values, strict=False)
     if missing or unknown:

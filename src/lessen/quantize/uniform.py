@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from ..statistics.second_order import Rounding, descend, join
 from ..statistics.statistics import Statistics
 from .scale import fit, levels, unclipped
 
-_ROOM = 1.05  # weights that take up errors leave the range they had: a little wider step clips fewer of them
 _DAMP = {2: 0.02, 3: 0.004}  # measured on layer problems; from four bits on none is best
 
 
@@ -24,9 +23,9 @@ class Uniform:
     """Uniform quantization of a weight at `bits` bits: value = (code - zero point) * scale.
 
     The step minimises the squared error weighted by the input's second moment; codes are then rounded column by
-    column with error feedback (GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323) and, at five bits and
-    fewer, improved by coordinate descent and least-squares steps on the same error. The outcome is never worse than
-    rounding to nearest, which is also what is left where the second moment is missing or singular.
+    column with error feedback (GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323), then codes and steps are
+    improved by coordinate descent and least squares on the same error. The outcome is never worse than rounding to
+    nearest, which is also what is left where the second moment is missing or singular (the log then says so).
 
     Args:
         bits: 2 to 16.
@@ -62,18 +61,18 @@ class Uniform:
         grid = _Levels.of(p, self.per, size, fit(values, weights, self.bits, self.symmetric), self.bits)
         Q = grid.nearest(p.W)
         if self.feedback and p.H is not None:
-            wider = replace(grid, scale=grid.scale * _ROOM)
+            levels_fed = grid
             if self.bits >= 6:  # what is clipped costs more than fine steps gain
-                wider = _Levels.of(p, self.per, size, unclipped(values, self.bits, self.symmetric), self.bits)
-            back = fed_back(p, wider.rounding, _DAMP.get(self.bits, 0.0))
+                levels_fed = _Levels.of(p, self.per, size, unclipped(values, self.bits, self.symmetric), self.bits)
+            back = fed_back(p, levels_fed.rounding, _DAMP.get(self.bits, 0.0))
             if back is not None and p.harm(back) <= p.harm(Q):
-                grid, Q = wider, back
+                grid, Q = levels_fed, back
             Q = grid.improve(p, Q, self._sweeps)
         return grid.coding(Q, self.bits)
 
     @property
     def _sweeps(self) -> int:
-        return self.sweeps if self.sweeps is not None else (0 if self.bits > 5 else 1 if self.bits > 3 else 2)
+        return self.sweeps if self.sweeps is not None else (1 if self.bits > 3 else 2)
 
     def _group_size(self, layer: Layer) -> int:
         columns = layer.shape[1]

@@ -14,10 +14,11 @@ from ..folder import RunFolder
 from ..job import Job
 from ..models import fold_batchnorm, trace
 from ..plan import Plan, Treatment
-from ..propose import Prices, chosen_layers, propose, settings_of
+from ..propose import Prices, chosen_layers, propose, settings_of, worthwhile
 from ..prune.channels import Channels
 from ..recover import made, plain
 from ..report import Point, Progress
+from ..smoothing import smoothed_bench
 from ..solve import Candidate, Price, Solution, curve
 from ..statistics import collect
 from ..train import FineTune
@@ -27,6 +28,7 @@ from .accuracy import Measured, best, search
 from .pricing import prices_of
 
 _RETREATS = (1.0, 0.5, 0.1)  # shares of the promised drop that a plan may use on the validation part
+_LARGE = 2_000_000  # parameters: above, only settings that won on a sample of layers are tried on all
 _HOPELESS = 30.0  # points: a plan that loses more than this untrained is not worth training
 
 
@@ -128,7 +130,11 @@ class _Track:
         """Searches the curve of one bench; True if a plan held the promised drop."""
         if bench.channels and not self._holds_in_float(bench, exporter):
             return False
-        techniques = tuple(t for t in settings_of(self.job.using) if not isinstance(t, Channels))
+        offered = tuple(t for t in settings_of(self.job.using) if not isinstance(t, Channels))
+        with self.progress.stage("propose"):
+            narrow = bool(self.job.target.executes) or self.job.model.parameters > _LARGE
+            techniques = worthwhile(bench, offered, self.prices) if narrow else offered
+        self.progress.note(f"{len(techniques)} of {len(offered)} settings can pay on {self.job.target.name}")
         with self.progress.stage("propose", total=len(bench.traced.layers)) as step:
             items = propose(bench, techniques, self.prices, dict(self.allowed), step)
         points = [p for p in curve(items, self.price(items)) if p.picks]
@@ -284,7 +290,8 @@ def treatments_of(solution: Solution) -> dict[str, Treatment]:
 def plan_of(job: Job, bench: Bench, treatments: Mapping[str, Treatment], recover: Mapping[str, Any]) -> Plan:
     """The plan as it is written: layers that are kept are not in it."""
     worked = {name: t for name, t in treatments.items() if t.technique is not None}
-    return Plan(job.target.name, worked, bench.channels, job.seed, job.model.sha256(), job.data.sha256(), recover)
+    return Plan(job.target.name, worked, bench.channels, job.seed, job.model.sha256(), job.data.sha256(), recover,
+                bench.smooth)  # fmt: skip
 
 
 def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Found:
@@ -303,6 +310,11 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
     if plan.channels:
         bench = widths.removed(job, bench, plan.channels, progress)
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
+    if plan.smooth is not None:
+        variant = smoothed_bench(bench, exporter, plan.smooth)
+        if variant is None:
+            raise LessenError("there is nothing to smooth", where="plan, smooth", mend="remove `smooth:` from the plan")
+        bench, exporter = variant
     for name in plan.layers:
         if name not in bench.layers:
             raise LessenError(f"the network has no layer {name!r}", where="plan", mend=did_you_mean(name, bench.layers))

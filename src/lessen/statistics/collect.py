@@ -93,7 +93,9 @@ def _still(model: nn.Module, recurrent: bool) -> Iterator[None]:
     grads = [(p, p.requires_grad) for p in model.parameters()]
     fused, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.set_flags()
     try:
-        model.eval().requires_grad_(False)
+        for m, _ in modes:
+            m.training = False  # a network that torch.export made refuses eval()
+        model.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
         if recurrent:
             torch.backends.mkldnn.set_flags(_enabled=False)

@@ -43,9 +43,7 @@ def batched(
     return call
 
 
-def _in_parts(
-    run: Callable[[list[Array]], Sequence[Array]], arrays: list[Array], n: int, fixed: int
-) -> list[Array]:
+def _in_parts(run: Callable[[list[Array]], Sequence[Array]], arrays: list[Array], n: int, fixed: int) -> list[Array]:
     """Batches of exactly `fixed`; the last one is filled up by repeating its last sample."""
     results = []
     for start in range(0, n, fixed):

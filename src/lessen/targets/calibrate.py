@@ -37,9 +37,7 @@ def histograms(model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequen
     return found
 
 
-def observed(
-    model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequence[Any]]
-) -> Iterator[dict[str, Array]]:
+def observed(model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequence[Any]]) -> Iterator[dict[str, Array]]:
     """The values of these tensors, a few samples at a time; `LessenError` when there are no samples."""
     session = ort_session(serialized(_exposed(model, tensors)))
     inputs = [i.name for i in session.get_inputs()]

@@ -9,7 +9,7 @@ from typing import Literal
 from ..codings import Coding, Grid, LowRank
 from ..models.layer import Layer
 from .locate import INTEGER_OPERATORS, Site
-from .weights import is_float
+from .weights import fits_int8, is_float
 
 Execution = Literal["int8", "weight", "float"]
 
@@ -32,8 +32,10 @@ class Coded:
     def how(self, site: Site) -> Execution:
         """What is asked for; but integer activations only where the operator has integer kernels."""
         name = site.layer.name
-        asked = self.execution.get(name) or usual_execution(site, self.codings.get(name))
-        return "weight" if asked == "int8" and not runs_integers(site) else asked
+        coding = self.codings.get(name)
+        asked = self.execution.get(name) or usual_execution(site, coding)
+        fits = coding is None or (isinstance(coding, Grid) and fits_int8(coding))
+        return "weight" if asked == "int8" and not (fits and runs_integers(site)) else asked
 
 
 def runs_integers(site: Site) -> bool:

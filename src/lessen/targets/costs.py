@@ -231,4 +231,3 @@ def _write(path: Path | None, table: dict[str, float]) -> None:
         write_whole(path, json.dumps(table, indent=0, sort_keys=True).encode())
     except ValueError:  # a cache that can't be written costs time, nothing else
         return
-

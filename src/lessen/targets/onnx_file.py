@@ -10,25 +10,27 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..codings import Coding, LowRank
+from ..codings import Coding, Grid
 from ..errors import LessenError
 from ..models.layer import Layer
 from .calibrate import histograms
 from .coded import Coded
+from .decode import matrix_bytes
 from .graph import serialized
 from .lowrank import expanded
+from .packing import code_bytes
 from .placement import Rules
 from .qdq import activations, quantized
 from .ranges import Range, Rule
-from .weights import is_float
+from .weights import fits_int8, int8_matrix
 
 
 def nbytes(layer: Layer, coding: Coding) -> int:
-    """Bytes of a weight in an ONNX file: float32, or 8-bit codes with a scale and a zero point for each channel."""
-    if isinstance(coding, LowRank):
-        return nbytes(layer, coding.left) + nbytes(layer, coding.right)
-    rows, columns = coding.shape
-    return 4 * rows * columns if is_float(coding) else rows * columns + 5 * rows
+    """Bytes of a weight in an ONNX file: as many bits a code as it has, its scales, its tables; float32 if none."""
+    if isinstance(coding, Grid) and fits_int8(coding) and layer.kind != "recurrent":
+        matrix = int8_matrix(coding)
+        return code_bytes(coding.codes.numel(), matrix.bits) + 5 * coding.shape[0]
+    return matrix_bytes(coding)
 
 
 def ranges(

@@ -6,17 +6,23 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
-from ..codings import Coding
+from ..codings import Coding, Grid
+from .chain import Chain
 from .coded import Coded, Execution
+from .decode import decoded, laid_out, takes_nbits, write_nbits
 from .graph import array_of, constant, copied, drop_unused
 from .locate import Site, locate_all
 from .lowrank import expanded
+from .packing import stored_codes
 from .placement import Placement, Rules, place
 from .ranges import Range
-from .weights import Int8Matrix, int8_matrix
+from .recurrent import write_recurrent
+from .weights import Int8Matrix, fits_int8, int8_matrix, is_float
 
 INT32 = 2**31 - 1
+PRODUCTS = {("MatMul", 1), ("Gemm", 1)}
 
 
 def activations(model: ir.Model, coded: Coded, rules: Rules) -> Placement:
@@ -42,6 +48,7 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
     for name, site in sites.items():
         if name in coded.codings:
             _write_weight(model.graph, site, coded.codings[name], coded.how(site), shared)
+    write_recurrent(model.graph, coded)
     _write_pairs(model.graph, placement, shared)
     return drop_unused(model)
 
@@ -55,17 +62,36 @@ def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[st
 
 
 def _write_weight(graph: ir.Graph, site: Site, coding: Coding, how: Execution, ranges: Mapping[str, Range]) -> None:
-    if how == "float":
-        _write_float(site, coding)
-    elif how == "weight" and set(site.operators) == {"Gather"} and site.axis == 0:
-        _write_rows(graph, site, int8_matrix(coding))
-    elif how == "weight":
-        _write_integer(graph, site, int8_matrix(coding))
-    else:
+    if how == "int8":
         matrix = int8_matrix(coding)
         value = _write_integer(graph, site, matrix)
         for node, _ in site.uses:
             _write_bias(graph, node, value, matrix, site, ranges)
+    elif is_float(coding):
+        _write_float(site, coding)
+    elif isinstance(coding, Grid) and set(site.operators) == {"Gather"} and site.axis == 0 and fits_int8(coding):
+        _write_rows(graph, site, int8_matrix(coding))
+    elif isinstance(coding, Grid) and _multiplies(site) and fits_int8(coding):
+        _write_integer(graph, site, int8_matrix(coding))
+    elif takes_nbits(site, coding):
+        assert isinstance(coding, Grid)
+        write_nbits(graph, site, coding)
+    else:
+        _write_decoded(graph, site, coding)
+
+
+def _multiplies(site: Site) -> bool:
+    """Runtimes multiply with such a weight without making it float first; all others are folded at loading."""
+    return site.axis == 1 and len(site.permuted) == 2 and all((n.op_type, i) in PRODUCTS for n, i in site.uses)
+
+
+def _write_decoded(graph: ir.Graph, site: Site, coding: Coding) -> None:
+    chain = Chain(graph, site.value.name or site.layer.name)
+    value = laid_out(chain, decoded(chain, coding), site)
+    value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), site.value.shape
+    chain.place()
+    for user, index in site.uses:
+        user.replace_input_with(index, value)
 
 
 def _write_float(site: Site, coding: Coding) -> None:
@@ -75,25 +101,29 @@ def _write_float(site: Site, coding: Coding) -> None:
 
 
 def _write_integer(graph: ir.Graph, site: Site, matrix: Int8Matrix) -> ir.Value:
-    """int8 initializer -> DequantizeLinear(axis = output channels) -> everyone who read the float weight."""
-    name = site.value.name or site.layer.name
+    """Codes -> DequantizeLinear(axis = output channels) -> everyone who read the float weight."""
+    chain = Chain(graph, site.value.name or site.layer.name)
     scale = _file_scale(site, matrix)
-    codes = constant(graph, f"{name}_int8", site.tensor(matrix.codes).numpy())
-    s = constant(graph, f"{name}_scale", scale)
-    zero = constant(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))
-    node = ir.node("DequantizeLinear", [codes, s, zero], attributes={"axis": site.axis}, name=f"{name}_dequantize")
-    node.outputs[0].name = f"{name}_dequantized"
-    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), codes.shape
-    graph.insert_before(graph[0], node)
+    codes = _codes(chain, site.tensor(matrix.codes), matrix)
+    zero = chain.constant("zero_point", np.zeros(scale.shape, np.int8))
+    value = chain.op("DequantizeLinear", codes, chain.constant("scale", scale), zero, axis=site.axis)
+    value.name = f"{chain.name}_dequantized"
+    value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), site.value.shape
+    chain.place()
     for user, index in site.uses:
-        user.replace_input_with(index, node.outputs[0])
-    return node.outputs[0]
+        user.replace_input_with(index, value)
+    return value
+
+
+def _codes(chain: Chain, codes: Tensor, matrix: Int8Matrix) -> ir.Value:
+    return stored_codes(chain, codes.numpy(), matrix.bits, -(1 << (matrix.bits - 1)))
 
 
 def _write_rows(graph: ir.Graph, site: Site, matrix: Int8Matrix) -> None:
     """An embedding: the rows are picked as integers and only they are made float, with their own scales."""
-    name = site.value.name or site.layer.name
-    codes = constant(graph, f"{name}_int8", site.tensor(matrix.codes).numpy())
+    chain = Chain(graph, site.value.name or site.layer.name)
+    name, codes = chain.name, _codes(chain, site.tensor(matrix.codes), matrix)
+    chain.place()
     scale = constant(graph, f"{name}_scale", _file_scale(site, matrix).reshape(-1, *[1] * (site.layer.weight.ndim - 1)))
     for i, (node, _) in enumerate(site.uses):
         rows = ir.node("Gather", [codes, node.inputs[1]], attributes={"axis": 0}, name=f"{name}_rows{i}")
@@ -158,4 +188,3 @@ def _write_pairs(graph: ir.Graph, placement: Placement, ranges: Mapping[str, Ran
             graph.insert_after(producer, [q, dq])
         for node, index in readers:
             node.replace_input_with(index, dq.outputs[0])
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..models.layer import Layer
+from .absorb import absorb
 from .calibrate import observed
-from .graph import Array, constant, copied
+from .graph import Array, copied, is_constant
 from .locate import Site, locate_all
 
 LINEAR = {("MatMul", 1), ("Gemm", 1)}
@@ -27,11 +29,15 @@ class Smoothed:
         model: the graph; each smoothed layer's input is divided by its scale there.
         layers: all layers; the smoothed ones hold weight * scale. Their codings must be made from these.
         scales: by layer name, float32 [columns]. H of a smoothed layer becomes H / (s sT), a mean m becomes m / s.
+        ranges: by layer name, lowest and highest value of the smoothed input.
+        gains: by name of an initializer that holds something else than its parameter, what to multiply that by.
     """
 
     model: ir.Model
     layers: tuple[Layer, ...]
     scales: dict[str, Tensor]
+    ranges: dict[str, tuple[float, float]]
+    gains: dict[str, Array]
 
 
 def smoothed(
@@ -44,36 +50,59 @@ def smoothed(
     """
     model = copied(model)
     sites = {n: s for n, s in locate_all(model, layers).items() if _linear(s)}
-    groups: dict[str, list[Site]] = {}
-    for site in sites.values():
-        for name in {node.inputs[0].name for node, _ in site.uses if node.inputs[0] is not None}:
-            groups.setdefault(str(name), []).append(site)
-    groups = {n: members for n, members in groups.items() if all(len(s.uses) == 1 for s in members)}
-    peaks = _peaks(model, tuple(groups), batches) if groups else {}
-    scales = {}
+    groups = _groups(sites)
+    seen = _extremes(model, tuple(groups), batches) if groups else {}
+    scales: dict[str, Tensor] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    gains: dict[str, Array] = {}
     for name, members in groups.items():
-        scale = _scale(peaks[name], members, strength)
-        _divide(model.graph, name, members, scale)
-        scales.update({s.layer.name: torch.from_numpy(scale) for s in members})
+        low, high = seen[name]
+        scale = _scale(np.maximum(-low, high), members, strength)
+        gains |= absorb(model.graph, members[0].uses[0][0].inputs[0], members, 1 / scale)
+        held = torch.from_numpy(scale)
+        scales |= {s.layer.name: held for s in members}
+        ranges |= {s.layer.name: (float((low / scale).min()), float((high / scale).max())) for s in members}
     new = tuple(x.with_matrix(x.matrix * scales[x.name]) if x.name in scales else x for x in layers)
     for layer in new:
         if layer.name in scales:
-            site = sites[layer.name]
-            site.value.const_value = ir.tensor(site.tensor(layer.matrix).numpy(), name=site.value.name)
-    return Smoothed(model, new, scales)
+            gains |= _rescaled(sites[layer.name], layer, scales[layer.name])
+    return Smoothed(model, new, scales, ranges, gains)
+
+
+def _groups(sites: dict[str, Site]) -> dict[str, list[Site]]:
+    """Layers by the tensor that they read; only weights that are read once, and by one layer."""
+    groups: dict[str, list[Site]] = {}
+    held = Counter(str(s.value.name) for s in sites.values())
+    for site in sites.values():
+        x = site.uses[0][0].inputs[0]
+        if len(site.uses) == 1 and held[str(site.value.name)] == 1 and x is not None and not is_constant(x):
+            groups.setdefault(str(x.name), []).append(site)
+    return groups
+
+
+def _rescaled(site: Site, layer: Layer, scale: Tensor) -> dict[str, Array]:
+    """The weight times its scale goes into the graph; returns the factor in the initializer's layout."""
+    name = str(site.value.name)
+    site.value.const_value = ir.tensor(site.tensor(layer.matrix).numpy(), name=name)
+    return {name: site.tensor(scale.expand(layer.shape)).numpy()}
 
 
 def _linear(site: Site) -> bool:
-    return bool(site.uses) and all((n.op_type, i) in LINEAR for n, i in site.uses) and site.gain is None
+    turned = any(node.attributes.get_int("transA", 0) for node, _ in site.uses)
+    whole = site.layer.kind == "linear" and site.gain is None and not turned
+    return whole and bool(site.uses) and all((n.op_type, i) in LINEAR for n, i in site.uses)
 
 
-def _peaks(model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequence[Any]]) -> dict[str, Array]:
-    """Largest magnitude of every channel (last axis)."""
-    found: dict[str, Array] = {}
+def _extremes(
+    model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequence[Any]]
+) -> dict[str, tuple[Array, Array]]:
+    """Lowest and highest value of every channel (last axis)."""
+    found: dict[str, tuple[Array, Array]] = {}
     for seen in observed(model, tensors, batches):
         for name, x in seen.items():
-            peak = np.abs(x.reshape(-1, x.shape[-1])).max(0)
-            found[name] = np.maximum(found[name], peak) if name in found else peak
+            flat = x.reshape(-1, x.shape[-1])
+            low, high = found.get(name, (flat[0], flat[0]))
+            found[name] = (np.minimum(low, flat.min(0)), np.maximum(high, flat.max(0)))
     return found
 
 
@@ -82,19 +111,3 @@ def _scale(peak: Array, members: Sequence[Site], strength: float) -> Array:
     scale = np.maximum(peak, 1e-5) ** strength / np.maximum(weight, 1e-5) ** (1 - strength)
     scale /= np.exp(np.log(scale).mean())  # the overall level is free: keep the weights where they were
     return np.clip(scale, 1e-3, 1e3).astype(np.float32)
-
-
-def _divide(graph: ir.Graph, name: str, members: Sequence[Site], scale: Array) -> None:
-    x = members[0].uses[0][0].inputs[0]
-    assert x is not None
-    node = ir.node("Mul", [x, constant(graph, f"{name}_smoothing", 1 / scale)], name=f"{name}_smooth")
-    node.outputs[0].name = f"{name}_smoothed"
-    node.outputs[0].type, node.outputs[0].shape = x.type, x.shape
-    producer = x.producer()
-    if producer is None:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(producer, node)
-    for site in members:
-        for user, _ in site.uses:
-            user.replace_input_with(0, node.outputs[0])

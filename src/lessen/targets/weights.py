@@ -18,21 +18,37 @@ class Int8Matrix:
 
     Args:
         exact: it decodes to just what the coding decodes to; else the coding was rounded once more to 8 bits.
+        bits: codes lie in [-2^(bits - 1), 2^(bits - 1) - 1].
     """
 
     codes: Tensor
     scale: Tensor
     exact: bool
+    bits: int = 8
 
 
 def int8_matrix(coding: Coding) -> Int8Matrix:
     """The coding as integers with per-channel scales: as it is when it fits, rounded again to 8 bits when not."""
-    if isinstance(coding, Grid) and coding.scale.shape[1] == 1:
+    if isinstance(coding, Grid) and fits_int8(coding):
         codes = coding.codes.to(torch.int32) - coding.zero_point.to(torch.int32)
-        if not codes.numel() or (int(codes.min()) >= -128 and int(codes.max()) <= 127):
-            scale = coding.scale.float().expand(coding.shape[0], 1)[:, 0]
-            return Int8Matrix(codes.to(torch.int8), scale.clamp_min(TINY).contiguous(), True)
+        scale = coding.scale.float().expand(coding.shape[0], 1)[:, 0]
+        return Int8Matrix(codes.to(torch.int8), scale.clamp_min(TINY).contiguous(), True, signed_bits(codes))
     return rounded(coding.decode())
+
+
+def fits_int8(grid: Grid) -> bool:
+    """One scale a row or a tensor, and codes that are signed 8-bit integers around 0."""
+    if grid.scale.shape[1] != 1:
+        return False
+    return signed_bits(grid.codes.to(torch.int32) - grid.zero_point.to(torch.int32)) <= 8
+
+
+def signed_bits(codes: Tensor) -> int:
+    """The least n such that all codes lie in [-2^(n - 1), 2^(n - 1) - 1]."""
+    if not codes.numel():
+        return 1
+    low, high = (int(v) for v in torch.aminmax(codes))
+    return max((max(high, ~low)).bit_length() + 1, 1)
 
 
 def rounded(matrix: Tensor) -> Int8Matrix:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.utils.parametrize as parametrize
@@ -16,17 +17,18 @@ from ..models import Layer
 class _StraightThrough(nn.Module):
     """weight -> decode(nearest(weight)), with the gradient of the identity (Bengio et al. 2013)."""
 
-    def __init__(self, layer: Layer, coding: Coding, keep_zeros: bool) -> None:
+    def __init__(self, layer: Layer, coding: Coding, keep_zeros: bool, scale: Tensor | None = None) -> None:
         super().__init__()
         self.layer, self.coding, self.keep_zeros = layer, coding, keep_zeros
+        self.scale = torch.ones(1) if scale is None else scale
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
-            held = self.layer.from_matrix(self.recode(weight).decode())
+            held = self.layer.from_matrix(self.recode(weight).decode() / self.scale)
         return weight + (held - weight).detach()
 
     def recode(self, weight: Tensor) -> Coding:
-        return nearest(self.coding, self.layer.to_matrix(weight.detach()).float(), self.keep_zeros)
+        return nearest(self.coding, self.layer.to_matrix(weight.detach()).float() * self.scale, self.keep_zeros)
 
 
 class _FixedFactors(nn.Module):
@@ -38,11 +40,16 @@ class _FixedFactors(nn.Module):
 
 @contextmanager
 def through_codings(
-    module: nn.Module, layers: Mapping[str, Layer], codings: Mapping[str, Coding], keep_zeros: frozenset[str]
+    module: nn.Module,
+    layers: Mapping[str, Layer],
+    codings: Mapping[str, Coding],
+    keep_zeros: frozenset[str],
+    scales: Mapping[str, Tensor] | None = None,
 ) -> Iterator[dict[str, Coding]]:
     """While the context is open, every coded weight of `module` is a parametrization by its coding.
 
     On leaving, the parameters hold the decoded weights and the yielded dictionary the codings of the trained ones.
+    A coding of a layer in `scales` [columns] is that of the weight times its scale.
     """
     trained: dict[str, Coding] = {}
     for name, coding in codings.items():
@@ -50,7 +57,7 @@ def through_codings(
         through = (
             _FixedFactors()
             if isinstance(coding, LowRank)
-            else _StraightThrough(layers[name], coding, name in keep_zeros)
+            else _StraightThrough(layers[name], coding, name in keep_zeros, (scales or {}).get(name))
         )
         parametrize.register_parametrization(owner, leaf, through, unsafe=True)
     try:
@@ -58,7 +65,6 @@ def through_codings(
     finally:
         for name, coding in codings.items():
             owner, leaf = module.get_submodule(layers[name].module), name.rpartition(".")[2]
-            through = owner.parametrizations[leaf][0]  # type: ignore[index,union-attr]
-            raw = owner.parametrizations[leaf].original  # type: ignore[index,union-attr]
-            trained[name] = through.recode(raw) if isinstance(through, _StraightThrough) else coding
+            held: Any = owner.parametrizations[leaf]  # type: ignore[index]
+            trained[name] = held[0].recode(held.original) if isinstance(held[0], _StraightThrough) else coding
             parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)

@@ -175,7 +175,7 @@ def plain_eval(model: nn.Module) -> Iterator[None]:
     mkldnn, fastpath = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
     for module in training:  # not eval(): exported graphs refuse it
         module.training = False
-    if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+    if any("_hh" in name for name, _ in model.named_parameters()):  # recurrent layers
         torch._C._set_mkldnn_enabled(False)
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -19,6 +19,9 @@ def apply(flow: Flow, op: Op) -> None:
     found = _labels(flow, op)
     for ref, dims in zip(op.outs, found):
         if isinstance(ref, Ref):
+            for size, labels in zip(ref.shape, dims):
+                if size == 1:  # one index among others: it has its place
+                    flow.block(labels, f"the code picks single indices of it ({op})")
             kept = [None if size == 1 else d for size, d in zip(ref.shape, dims)]
             flow.values[ref.id] = kept + [None] * (ref.ndim - len(kept))
             if static:

@@ -142,7 +142,7 @@ def cut(flow: Flow, op: Op) -> list[list[Labels]]:
     dim = axis(arg(op, 1, "dim", 0), len(dims))
     if dims[dim] is not None:
         dims[dim] = dims[dim][slice(arg(op, 2, "start"), arg(op, 3, "end"), arg(op, 4, "step", 1))]
-    return [[None if s == 1 else d for s, d in zip(op.out.shape, dims)]]
+    return [dims]
 
 
 @rule("narrow")

@@ -1,0 +1,159 @@
+"""Each coding as nodes that decode it to the bit, and how many bytes that takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from torch import Tensor
+
+from ..codings import Codebook, Coding, Grid, LowRank
+from .chain import FLOAT, INT32, Chain
+from .locate import Site
+from .packing import code_bytes, is_packed, stored_codes
+from .weights import signed_bits
+
+NBITS = {4, 8}  # what MatMulNBits multiplies with
+OP = "MatMulNBits"
+DOMAIN = "com.microsoft"
+
+
+def decoded(chain: Chain, coding: Coding) -> ir.Value:
+    """The float matrix [rows, columns] of a coding, just as `decode()` gives it."""
+    if isinstance(coding, Grid):
+        return _grid(chain, coding)
+    if isinstance(coding, Codebook):
+        return _codebook(chain, coding)
+    if isinstance(coding, LowRank):
+        right, left = Chain(chain.graph, f"{chain.name}.right"), Chain(chain.graph, f"{chain.name}.left")
+        factors = decoded(left, coding.left), decoded(right, coding.right)
+        chain.nodes += left.nodes + right.nodes
+        return chain.op("MatMul", *factors)
+    return chain.constant("float", coding.decode().float().numpy())
+
+
+def matrix_bytes(coding: Coding) -> int:
+    """Bytes that the tensors of `decoded` take in the file."""
+    rows, columns = coding.shape
+    if isinstance(coding, Grid):
+        return (
+            code_bytes(rows * columns, signed_bits(coding.codes))
+            + (4 if coding.symmetric else 5) * coding.scale.numel()
+        )
+    if isinstance(coding, Codebook):
+        return code_bytes(rows * columns, _index_bits(coding)) + 4 * coding.centroids.numel()
+    if isinstance(coding, LowRank):
+        return matrix_bytes(coding.left) + matrix_bytes(coding.right)
+    return 4 * rows * columns
+
+
+def grid_codes(chain: Chain, grid: Grid, codes: Tensor | None = None) -> ir.Value:
+    """The grid's codes, in another layout if one is given."""
+    bits = signed_bits(grid.codes)
+    array = (grid.codes if codes is None else codes).numpy()
+    return stored_codes(chain, array, bits, -(1 << (bits - 1)))
+
+
+def zero_points(grid: Grid) -> np.ndarray:
+    """int8 where they fit (they lie among the codes of a sane grid)."""
+    zero = grid.zero_point.numpy()
+    small = not zero.size or (zero.min() >= -128 and zero.max() <= 127)
+    return zero.astype(np.int8 if small else np.int16)
+
+
+def _grid(chain: Chain, grid: Grid) -> ir.Value:
+    rows, columns = grid.shape
+    value = chain.op("Cast", grid_codes(chain, grid), to=FLOAT)
+    groups = grid.scale.shape[1]
+    grouped = groups > 1
+    if grouped:
+        value = chain.shaped(value, (rows, groups, columns // groups))
+    shape = (*grid.scale.shape, 1) if grouped else tuple(grid.scale.shape)
+    if not grid.symmetric:
+        zero = chain.op("Cast", chain.constant("zero_point", zero_points(grid).reshape(shape)), to=FLOAT)
+        value = chain.op("Sub", value, zero)
+    value = chain.op("Mul", value, chain.constant("scale", grid.scale.float().numpy().reshape(shape)))
+    return chain.shaped(value, grid.shape) if grouped else value
+
+
+def _index_bits(book: Codebook) -> int:
+    return max((book.centroids.shape[1] - 1).bit_length(), 1)
+
+
+def _codebook(chain: Chain, book: Codebook) -> ir.Value:
+    indices = stored_codes(chain, book.indices.numpy(), _index_bits(book), 0)
+    if not is_packed(book.indices.numel(), _index_bits(book)):
+        indices = chain.op("Cast", indices, to=INT32)
+    table = book.centroids.float().numpy()
+    if len(table) == 1:
+        return chain.op("Gather", chain.constant("centroids", table[0]), indices, axis=0)
+    return chain.op("GatherElements", chain.constant("centroids", table), indices, axis=1)
+
+
+def laid_out(chain: Chain, value: ir.Value, site: Site) -> ir.Value:
+    """A matrix turned into the initializer's layout, as `Site.tensor` does."""
+    if site.gain is not None:
+        value = chain.op("Mul", value, chain.constant("gain", site.gain.numpy()[:, None].astype(np.float32)))
+    layer = site.layer
+    shape, groups = tuple(layer.weight.shape), layer.groups
+    if layer.kind == "conv_transpose":
+        value = chain.shaped(value, (groups, shape[1], shape[0] // groups, *shape[2:]))
+        value = chain.op("Transpose", value, perm=[0, 2, 1, *range(3, len(shape) + 1)])
+        value, order = chain.shaped(value, shape), list(range(len(shape)))
+    else:
+        axes = [layer.out_axis, *(a for a in range(len(shape)) if a != layer.out_axis)]
+        if len(shape) > 2:
+            value = chain.shaped(value, tuple(shape[a] for a in axes))
+        order = [axes.index(a) for a in range(len(shape))]
+    perm = [order[a] for a in site.permuted]
+    return value if perm == sorted(perm) else chain.op("Transpose", value, perm=perm)
+
+
+def takes_nbits(site: Site, coding: Coding) -> bool:
+    """A grid of 4 or 8 bits in groups, read as the right factor of matrix products: there is an operator for it."""
+    if not isinstance(coding, Grid) or coding.scale.shape[1] == 1 or coding.scale.shape[0] != coding.shape[0]:
+        return False
+    size = coding.group_size
+    plain = site.gain is None and site.layer.kind == "linear" and all(n.op_type == "MatMul" for n, _ in site.uses)
+    half = 1 << (signed_bits(coding.codes) - 1)
+    inside = bool(((coding.zero_point >= -half) & (coding.zero_point < half)).all())
+    return (
+        plain
+        and inside
+        and signed_bits(coding.codes) in NBITS
+        and size >= 16
+        and size & (size - 1) == 0
+        and bool(site.uses)
+    )
+
+
+def write_nbits(graph: ir.Graph, site: Site, grid: Grid) -> None:
+    """Replaces each MatMul by a MatMulNBits on the codes as they are."""
+    rows, columns = grid.shape
+    bits, groups, size = signed_bits(grid.codes), grid.scale.shape[1], grid.group_size
+    chain = Chain(graph, site.value.name or site.layer.name)
+    middle = 1 << (bits - 1)
+    codes = (grid.codes.numpy().astype(np.int16) + middle).astype(np.uint8).reshape(rows, groups, size)
+    stored = chain.constant(f"nbits{bits}", _bytes(codes, bits))
+    inputs = [stored, chain.constant("scale", grid.scale.float().numpy().reshape(-1))]
+    if not grid.symmetric:
+        zero = (grid.zero_point.numpy().astype(np.int16) + middle).clip(0, 2 * middle - 1).astype(np.uint8)
+        inputs.append(chain.constant("zero_point", _bytes(zero, bits).reshape(-1)))
+    for node, _ in site.uses:
+        made = ir.node(
+            OP, [node.inputs[0], *inputs], domain=DOMAIN, name=f"{node.name}_nbits",
+            attributes={"K": columns, "N": rows, "bits": bits, "block_size": size, "accuracy_level": 4},
+        )  # fmt: skip
+        graph.insert_before(node, made)
+        old, new = node.outputs[0], made.outputs[0]
+        new.name, new.type, new.shape = f"{old.name}_nbits", old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.opset_imports.setdefault(DOMAIN, 1)
+
+
+def _bytes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Two 4-bit codes a byte along the last axis, the first one low."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], -1)
+    return codes[..., ::2] | (codes[..., 1::2] << 4)
