@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import zoo
 from int8_nets import resnet_50
 from torch import Tensor, nn
 
+import zoo
 from lessen.data.scores import spearman
 from lessen.demo import data as demo_data
 from lessen.demo import network as demo_network

@@ -47,7 +47,9 @@ def _panel(panel: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, 
     note = f"original: {100 * original['value']:.2f} %, {original['file_bytes'] / 1e3:.0f} kB"
     panel.text(0.98, 100 * original["value"] + 0.06, note, ha="right", va="bottom", fontsize=7.5, color="#555555",
                transform=panel.get_yaxis_transform())  # fmt: skip
-    panel.set(title=original["what"], xlabel="size of the file, kB", ylabel="accuracy on the test part, %", xscale="log")
+    panel.set(
+        title=original["what"], xlabel="size of the file, kB", ylabel="accuracy on the test part, %", xscale="log"
+    )
     panel.set_ylim(floor, 100 * original["value"] + 0.6)
     shown = [r["file_bytes"] / 1e3 for r in rows if 100 * r["value"] >= floor and r is not original]
     panel.set_xlim(0.9 * min(shown), 1.1 * max(shown))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import zoo
-
 from lessen.demo import data as demo_data
 from lessen.demo import network as demo_network
 

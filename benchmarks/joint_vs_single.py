@@ -14,6 +14,7 @@ those that are better than the best joint file of their size by more than chance
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -41,14 +42,23 @@ def run(task: str, target: str, count: int, fractions: tuple[float, ...]) -> lis
     with tempfile.TemporaryDirectory() as folder:
         tracer = Tracer(job, Path(folder), fractions)
         techniques = {name: t for name, t in known().items() if t is not Channels}
-        curves = {name: tracer.single(t, count, flat=bool(fractions)) for name, t in techniques.items()}
+        curves = {}
+        for name, technique in techniques.items():
+            curves[name] = tracer.single(technique, count, flat=bool(fractions))
+            say(f"{task}: {name}, {len(curves[name])} files")
         curves["Channels"] = tracer.channels()
         joint = tracer.joint(tuple(techniques.values()), count)
+        say(f"{task}: all together, {len(joint)} files")
         for point in undominated([p for points in curves.values() for p in points], joint):
             answer = tracer.within(point.nbytes)
             joint += [answer] if answer else []
     what = task if target == "packed" else f"{task} {target}"
     return [*rows_of(what, tracer.original, curves, joint), *verdict(what, tracer.original, curves, joint)]
+
+
+def say(text: str) -> None:
+    """A line to follow the run by."""
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def rows_of(
@@ -71,8 +81,10 @@ def verdict(
     strict, sure = undominated(singles, joint), beyond_noise(singles, joint)
     ahead = {id(p): f"{name} {p.plan}, {p.nbytes} bytes" for name, points in curves.items() for p in points}
     note = "; ".join(f"{ahead[id(p)]}, {100 * lead(p, joint):+.2f}" for p in strict) or None
-    rows = [common.row("lessen", what, "points_dominated", len(strict), "points", n=len(singles), note=note),
-            common.row("lessen", what, "points_dominated_beyond_noise", len(sure), "points", n=len(singles))]  # fmt: skip
+    rows = [
+        common.row("lessen", what, "points_dominated", len(strict), "points", n=len(singles), note=note),
+        common.row("lessen", what, "points_dominated_beyond_noise", len(sure), "points", n=len(singles)),
+    ]
     for who, points in ({"lessen": joint} | {f"lessen/{n}": c for n, c in curves.items()}).items():
         for drop in DROPS:
             best = smallest(points, original, drop)

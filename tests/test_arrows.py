@@ -16,7 +16,8 @@ LAYER = {"codings", "errors", "models.layer", "statistics", "technique"}
 KNOWS = {
     "errors": set[str](),
     "codings": {"errors"},
-    "models": {"codings", "errors"},
+    "userfile": {"errors"},
+    "models": {"codings", "errors", "userfile"},
     "statistics": {"codings", "errors", "models.layer"},
     "technique": {"codings", "errors", "models.layer", "statistics"},
     "prune": LAYER,
@@ -26,7 +27,7 @@ KNOWS = {
     "stack": LAYER | {"factorize", "prune", "quantize", "share"},
     "solve": {"errors"},
     "budget": {"errors"},
-    "data": {"budget", "errors"},
+    "data": {"budget", "errors", "userfile"},
     "targets": {"codings", "errors", "models"},
     "train": {"codings", "data", "errors", "models"},
     "report": {"budget", "errors"},

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-import small
 import torch
 
 import lessen
+import small
 from lessen import Budget, Compression, Uniform
 from lessen.models.packed import load_into, load_packed
 

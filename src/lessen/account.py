@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,9 @@ def _files(folder: RunFolder) -> tuple[File, ...]:
 
 
 def _command(job: Job) -> str:
+    """What was typed; in Python, what was asked for."""
+    if Path(sys.argv[0]).stem == "lessen":
+        return shlex.join(["lessen", *sys.argv[1:]])
     return f"{job.model.origin or job.model.name}: {job.budget.describe()}, metric {job.metric.name}"
 
 

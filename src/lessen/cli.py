@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
+import os
+import signal
 import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -38,7 +44,14 @@ WhereOption = Annotated[
 ]
 SkipOption = Annotated[list[str], typer.Option(help="Leave layers that match GLOB alone (repeatable).", metavar="GLOB")]
 TrainOption = Annotated[Text, typer.Option(help="Data to fine-tune on, with distillation.", metavar="DATA")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random choice.")]
+ImagesOption = Annotated[
+    Text,
+    typer.Option(help="How pictures become inputs: mean=0.5,std=0.5,crop=0.875 (a:b:c by channel).", metavar="HOW"),
+]
+ShapeOption = Annotated[
+    Text, typer.Option(help="Shape of one sample, where MODEL does not tell: 3x224x224.", metavar="CxHxW")
+]
 TrustOption = Annotated[bool, typer.Option("--trust", help="Open a pickled model (it can run any code).")]
 OutOption = Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -49,14 +62,18 @@ def inspect(
     model: ModelArgument,
     data: DataOption = None,
     target: TargetOption = "onnxruntime",
+    images: ImagesOption = None,
+    input_shape: ShapeOption = None,
     trust: TrustOption = False,
 ) -> None:
     """What is in MODEL, what can be done with it, and what each technique would bring: a forecast."""
+    from .data.folder import described, shape_of
     from .inspection import inspect as run
     from .report import print_inspect
 
-    seen = run(model, data, target, trust=trust)
-    print_inspect(seen.layers, seen.techniques, seen.notes)
+    source = shape_of(input_shape) if data is None else described(data, images, input_shape)
+    seen = run(model, source, target, trust=trust)
+    _show(print_inspect, seen.layers, seen.techniques, seen.notes)
 
 
 @app.command()
@@ -74,6 +91,8 @@ def compress(
     where: WhereOption = [],  # noqa: B006
     skip: SkipOption = [],  # noqa: B006
     train: TrainOption = None,
+    images: ImagesOption = None,
+    input_shape: ShapeOption = None,
     seed: SeedOption = 0,
     trust: TrustOption = False,
     quiet: QuietOption = False,
@@ -83,12 +102,14 @@ def compress(
     Exit code 0 only if every demand is met as measured on the artifact; 3 if the budget can't be met.
     """
     from .budget import Budget
-    from .compression import Compression
 
     budget = Budget.parse(max_drop=max_drop, max_size=max_size, max_latency=max_latency, min_ratio=min_ratio)
+    from .compression import Compression  # after the cheap checks: it takes torch and the runtimes along
+    from .data.folder import described
+
     job = Compression(
-        model, data, budget, using, target,
-        metric=metric, where=tuple(where), skip=tuple(skip), train=train, seed=seed, trust=trust,
+        model, described(data, images, input_shape), budget, using, target, metric=metric, where=tuple(where),
+        skip=tuple(skip), train=train and described(train, images, input_shape), seed=seed, trust=trust,
     )  # fmt: skip
     _finish(job.run(out, quiet=quiet))
 
@@ -101,13 +122,20 @@ def apply(
     out: OutOption,
     metric: MetricOption = None,
     train: TrainOption = None,
+    images: ImagesOption = None,
+    input_shape: ShapeOption = None,
     trust: TrustOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Carries out PLAN on MODEL: the same plan, data and versions give the same bytes."""
-    from .compression import replay
+    from .plan import Plan
 
-    _finish(replay(plan, model, data, out, metric=metric, train=train, trust=trust, quiet=quiet))
+    read = Plan.load(plan)
+    from .compression import replay
+    from .data.folder import described
+
+    source, lessons = described(data, images, input_shape), train and described(train, images, input_shape)
+    _finish(replay(read, model, source, out, metric=metric, train=lessons, trust=trust, quiet=quiet))
 
 
 @app.command()
@@ -116,12 +144,15 @@ def measure(
     data: NeededData,
     target: TargetOption = "onnxruntime",
     metric: MetricOption = None,
+    images: ImagesOption = None,
+    input_shape: ShapeOption = None,
 ) -> None:
     """Size, accuracy, latency and memory of artifacts, side by side; the first one is what others compare with."""
     from .beside import measure_files
+    from .data.folder import described
     from .report import print_measure
 
-    print_measure(measure_files(files, data, target, metric))
+    _show(print_measure, measure_files(files, described(data, images, input_shape), target, metric))
 
 
 @app.command()
@@ -132,7 +163,7 @@ def unpack(
     """Decodes a packed file into a plain ONNX file."""
     from .models.packed import unpack_file
 
-    print(f"wrote {unpack_file(file, out)}: {out.stat().st_size:,} bytes, from {file.stat().st_size:,}")
+    _show(print, f"wrote {unpack_file(file, out)}: {out.stat().st_size:,} bytes, from {file.stat().st_size:,}")
 
 
 @app.command()
@@ -150,26 +181,72 @@ def demo(
 def _finish(result: Any) -> None:
     from .report import print_summary
 
-    print_summary(result.report)
+    _show(print_summary, result.report)
+    _show(print, f"\nall of it in {next(iter(result.files.values())).parent}; open report.html")
     if not result.report.budget.met:
         raise typer.Exit(3)
 
 
+def _show(write: Callable[..., None], *what: Any) -> None:
+    """Prints; a reader that went away (`| head`) does not change how the work ended."""
+    try:
+        write(*what)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Stopped(BaseException):
+    """Ctrl-C, or a polite request to end; typer would turn a KeyboardInterrupt into silence."""
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    def stop(number: int, frame: object) -> None:
+        raise _Stopped
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main() -> None:
     """Entry point: wrong use and bad input end with one clear message and exit code 2, never a traceback."""
+    logging.disable(logging.WARNING)  # the exporters' talk; what concerns the user is in the report
     try:
-        app(standalone_mode=True)
+        with _stoppable():
+            app(standalone_mode=True)
     except LessenError as error:
         _die(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _die("interrupted: nothing was written that is not whole", 2)
+    except (KeyboardInterrupt, _Stopped):
+        _die("stopped: nothing was written that is not whole", 2)
     except MemoryError:
         _die("out of memory\n  mend: use fewer or smaller calibration samples, or a machine with more memory", 2)
     except OSError as error:
-        full = "\n  mend: free some space" if error.errno == errno.ENOSPC else ""
-        _die(f"{error.filename or 'a file'}: {error.strerror or error}{full}", 2)
+        mend = "\n  mend: free some space, or give another --out" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _die(f"{error.filename or 'a file'}: {error.strerror or error}{mend}", 2)
+    except Exception as error:
+        if os.environ.get("LESSEN_DEBUG"):
+            raise
+        _die(_mistake(error), 1)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _mistake(error: Exception) -> str:
+    """What is not the user's fault: where it happened, for whoever mends it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}lessen{os.sep}" in f.filename]
+    at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"a mistake in lessen itself{at}: {type(error).__name__}: {text}\n" \
+        "  mend: please report it, with what LESSEN_DEBUG=1 shows; --skip may work around it"  # fmt: skip
 
 
 def _die(message: str, code: int) -> None:
-    print(f"lessen: {message}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        encoding = sys.stderr.encoding or "ascii"
+        print(f"lessen: {message}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
     raise SystemExit(code)

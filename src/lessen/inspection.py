@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from .bench import Bench
-from .codings import Dense
-from .errors import LessenError
 from .data import load_data
+from .errors import LessenError
+from .forecast import fitting, forecasts
 from .job import example_like
-from .models import Layer, fold_batchnorm, load, trace
+from .models import Layer, Model, Trace, fold_batchnorm, load, trace
 from .report import LayerForecast, TechniqueForecast
-from .statistics import Statistics
+from .search.pricing import TargetPrices
+from .targets import LayerCosts, Target, float_onnx
 from .targets import target as target_named
 from .techniques import known
 
@@ -30,82 +31,67 @@ class Inspection:
 
 
 def inspect(model: Any, data: Any = None, target: Any = "onnxruntime", trust: bool = False) -> Inspection:
-    """What can be done with a network, without doing it.
+    """What can be done with a network, without doing it: sizes from corners of its largest layers, time by its profile.
 
     Args:
         model: as for `compress`.
-        data: samples; without, the network must say what it takes (ONNX files do).
+        data: samples, or the shape of one, (3, 224, 224); without, the network must say what it takes.
         target: where it would run.
         trust: whether pickles may be opened.
     """
-    opened, place = load(model, trust=trust), target_named(target)
-    like = example_like(opened)
-    if data is not None:
-        inputs = next(load_data(data, like=like).calibration.batches(2)).inputs
-    elif isinstance(like, dict):
-        inputs = tuple(like.values())
-    else:
-        raise LessenError("its inputs are not known", where=opened.origin, mend="give --data")
-    opened = opened.with_inputs(tuple(torch.as_tensor(x) for x in inputs))
-    module, folded = fold_batchnorm(opened.module, opened.inputs)
+    place = target_named(target)
+    opened = load(model, trust=trust)
+    opened = opened.with_inputs(_inputs(opened, data))
+    module, _ = fold_batchnorm(opened.module, opened.inputs)
     traced = trace(module, opened.inputs)
-    bench = Bench(module, traced, {}, folded)
-    settings = [s for t in known().values() if hasattr(t, "encode") for s in t.offers()]
-    fits = {layer.name: _fitting(bench, layer, settings) for layer in traced.layers}
-    rows = tuple(_layer_row(layer, fits[layer.name]) for layer in traced.layers)
-    notes = [f"{100 * traced.share:.1f} % of the parameters can be worked on"]
-    notes += [f"{name} is left: {why}" for name, why in traced.left[:10]]
-    notes += [traced.why] if traced.why else []
-    return Inspection(rows, tuple(_forecasts(bench, traced.layers, settings, place, opened.parameters)), tuple(notes))
+    prices, why = _prices(place, module, traced, opened.inputs)
+    techniques = {name: t for name, t in known().items() if hasattr(t, "encode")}
+    others = 4 * (opened.parameters - sum(layer.weight.numel() for layer in traced.layers))
+    rows = tuple(_layer_row(layer, techniques) for layer in traced.layers)
+    brings = forecasts(traced.layers, techniques, prices, max(others, 0)) if traced.layers else []
+    return Inspection(rows, tuple(brings), tuple(_notes(traced, why, place)))
 
 
-def _fitting(bench: Bench, layer: Layer, settings: Sequence[Any]) -> tuple[str, ...]:
-    """Names of the techniques that can hold the layer; tried on a small corner of it, which takes no time."""
-    names: dict[str, None] = {}
-    for setting in settings:
-        try:
-            setting.encode(layer, Statistics()) if layer.weight.numel() <= 20000 else None
-            names.setdefault(type(setting).__name__)
-        except LessenError:
-            continue
-    return tuple(names)
+def _inputs(model: Model, data: Any) -> tuple[Tensor, ...]:
+    like = example_like(model)
+    if isinstance(data, tuple) and data and all(isinstance(n, int) for n in data):
+        return (torch.zeros(1, *data),)
+    if data is not None:
+        return next(load_data(data, like=like).calibration.batches(2)).inputs
+    if isinstance(like, dict):
+        return tuple(like.values())
+    raise LessenError("does not tell what it takes", where=model.origin, mend="give --data, or --input-shape 3x224x224")
 
 
-def _layer_row(layer: Layer, fits: tuple[str, ...]) -> LayerForecast:
-    return LayerForecast(layer.name, layer.kind, tuple(layer.weight.shape), layer.weight.numel(), layer.macs, fits)
-
-
-def _forecasts(
-    bench: Bench, layers: Sequence[Layer], settings: Sequence[Any], place: Any, parameters: int
-) -> list[TechniqueForecast]:
-    before = sum(place.nbytes(layer, Dense(layer.matrix)) for layer in layers)
-    rest = 4 * (parameters - sum(layer.weight.numel() for layer in layers))
-    rows = []
-    for setting in settings:
-        after = sum(_bytes(bench, layer, setting, place) for layer in layers)
-        words = ", ".join(f"{k}={v}" for k, v in _options(setting).items())
-        rows.append(TechniqueForecast(f"{type(setting).__name__}({words})", after + rest, (before + rest) / max(after + rest, 1),
-                                      note=_note(setting, place)))  # fmt: skip
-    return rows
-
-
-def _options(setting: Any) -> dict[str, Any]:
-    from .technique import describe
-
-    return {k: v for k, v in describe(setting).items() if k != "technique"}
-
-
-def _bytes(bench: Bench, layer: Layer, setting: Any, place: Any) -> int:
+def _prices(place: Target, module: nn.Module, traced: Trace, inputs: tuple[Tensor, ...]) -> tuple[TargetPrices, str]:
+    """Bytes, and seconds from the runtime's profile of the float network; and why there are none."""
+    if not place.executes:
+        return TargetPrices(place), ""
+    table = LayerCosts(place)
     try:
-        return int(place.nbytes(layer, bench.coding(layer, setting)))
-    except LessenError:
-        return int(place.nbytes(layer, Dense(layer.matrix)))
+        table.prepare(float_onnx(module, inputs), traced.layers, inputs)
+    except LessenError as error:
+        return TargetPrices(place), f"no times: {error.what}"
+    return TargetPrices(place, table), ""
 
 
-def _note(setting: Any, place: Any) -> str:
-    kind = type(setting).__module__.split(".")[1]
-    if kind == "prune":
-        return f"zeros make the packed file smaller; they bring no speed in {place.name}"
-    if kind == "share":
-        return "stored as indices, computed in float: smaller, not faster"
-    return ""
+def _layer_row(layer: Layer, techniques: dict[str, type]) -> LayerForecast:
+    fits = fitting(layer, techniques)
+    said = ("all",) if len(fits) == len(techniques) else fits
+    return LayerForecast(layer.name, layer.kind, tuple(layer.weight.shape), layer.weight.numel(), layer.macs, said)
+
+
+def _notes(traced: Trace, why: str, place: Target) -> Iterator[str]:
+    yield f"{100 * traced.share:.1f} % of the parameters can be worked on"
+    yield from _left(traced.left)
+    yield from (text for text in (traced.why, why) if text)
+    yield f"zeros and shared values make the packed file smaller; {place.name} computes with them as with any others"
+    yield "sizes are judged from corners of the 6 largest layers; time is the layers' sum on one core"
+    if place.executes:
+        yield "Channels and stacks of techniques come on top; lessen compress tries them and measures"
+
+
+def _left(left: Sequence[tuple[str, str]]) -> Iterator[str]:
+    yield from (f"{name} is left: {why}" for name, why in left[:5])
+    if len(left) > 5:
+        yield f"{len(left) - 5} more are left"

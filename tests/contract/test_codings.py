@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lessen.codings import CODINGS, Codebook, Coding, Dense, Grid, LowRank, Sparse, coding_from_parts
+from lessen.codings import CODINGS, Codebook, Coding, Dense, Grid, LowRank, ScaledCodebook, Sparse, coding_from_parts
 from lessen.errors import LessenError
 
 from .samples import draw
@@ -21,6 +21,8 @@ EXAMPLES: dict[str, Coding] = {
     "grid tensor": Grid((draw(6, 8) * 99).to(torch.int16), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int16), 12),
     "codebook": Codebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(1, 4)),
     "codebook rows": Codebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(6, 4)),
+    "scaled": ScaledCodebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(1, 4), draw(6, 2).abs()),
+    "scaled tensor": ScaledCodebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(1, 4), torch.ones(1, 1)),
     "sparse": Sparse(MASK, draw(int(MASK.sum()))),
     "lowrank": LowRank(Dense(draw(6, 2)), Dense(draw(2, 8))),
     "lowrank grids": LowRank(

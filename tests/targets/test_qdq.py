@@ -55,7 +55,8 @@ def test_size_in_the_file_is_what_nbytes_says(tmp_path):
         for layer in layers:
             if name.startswith(layer.name):
                 held[layer.name] += value.const_value.nbytes
-    assert held == {n.name: target.nbytes(n, coded.codings[n.name]) for n in layers}
+    for n in layers:  # what the nodes take is in nbytes too
+        assert held[n.name] < target.nbytes(n, coded.codings[n.name]) < held[n.name] + 700
 
 
 def test_weights_in_the_file_decode_to_the_coding_exactly(tmp_path):
@@ -120,9 +121,7 @@ def test_low_rank_is_two_layers(target, half, case, tmp_path):
     with torch.no_grad():
         for layer in layers:
             if layer.name in coded.codings:
-                dict(module.named_parameters())[layer.name].copy_(
-                    layer.from_matrix(coded.codings[layer.name].decode())
-                )
+                dict(module.named_parameters())[layer.name].copy_(layer.from_matrix(coded.codings[layer.name].decode()))
     got = target.session(path)((x,))[0]
     assert sqnr(module(x).detach(), got) > (60 if half is Dense else 25)
     kernels = target.verify(path)
@@ -213,7 +212,12 @@ def test_same_bytes_twice(tmp_path, global_seeds_untouched):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
-def test_recurrent_weights_stay_as_they_are_and_the_rest_is_coded(target, tmp_path):
+def test_recurrent_weights_are_coded_and_decoded_at_loading(target, tmp_path):
     x = noise(16, 5, 8)
-    module, _, _, path = written(target, Recurrent, x, tmp_path)
+    module, layers, coded, path = written(target, Recurrent, x, tmp_path)
     assert sqnr(module(x).detach(), target.session(path)((x,))[0]) > 28
+    held = {n: v.const_value.nbytes for n, v in ir.load(path).graph.initializers.items()}
+    for layer in layers:
+        own = sum(size for name, size in held.items() if name.startswith(layer.name))
+        assert own < target.nbytes(layer, coded.codings[layer.name]) < own + 700
+        assert own < layer.weight.numel() * 2

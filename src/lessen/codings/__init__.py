@@ -11,11 +11,15 @@ from .dense import Dense
 from .grid import Grid
 from .lowrank import LowRank
 from .nearest import nearest
+from .scaled import ScaledCodebook
 from .sparse import Sparse
 
-CODINGS = (Dense, Grid, Codebook, Sparse, LowRank)
+CODINGS = (Dense, Grid, Codebook, ScaledCodebook, Sparse, LowRank)
 
-__all__ = ["CODINGS", "Codebook", "Coding", "Dense", "Grid", "LowRank", "Sparse", "coding_from_parts", "nearest"]
+__all__ = [
+    "CODINGS", "Codebook", "Coding", "Dense", "Grid", "LowRank", "ScaledCodebook", "Sparse", "coding_from_parts",
+    "nearest",
+]  # fmt: skip
 
 
 def coding_from_parts(kind: str, parts: dict[str, Tensor], settings: dict[str, Any]) -> Coding:

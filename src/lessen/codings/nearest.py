@@ -11,6 +11,7 @@ from .codebook import Codebook
 from .coding import Coding
 from .dense import Dense
 from .grid import Grid
+from .scaled import ScaledCodebook
 from .sparse import Sparse
 
 
@@ -28,7 +29,7 @@ def nearest(coding: Coding, matrix: Tensor, keep_zeros: bool = False) -> Coding:
         return Sparse(coding.mask, matrix[coding.mask].to(coding.values.dtype))
     if isinstance(coding, Grid):
         return replace(coding, codes=_grid_codes(coding, matrix, keep_zeros))
-    if isinstance(coding, Codebook):
+    if isinstance(coding, (Codebook, ScaledCodebook)):
         return replace(coding, indices=_indices(coding, matrix, keep_zeros))
     return coding
 
@@ -46,7 +47,9 @@ def _grid_codes(grid: Grid, matrix: Tensor, keep_zeros: bool) -> Tensor:
     return codes
 
 
-def _indices(book: Codebook, matrix: Tensor, keep_zeros: bool) -> Tensor:
+def _indices(book: Codebook | ScaledCodebook, matrix: Tensor, keep_zeros: bool) -> Tensor:
+    if isinstance(book, ScaledCodebook):
+        matrix = matrix.float() / book.scale.float().clamp_min(1e-30).repeat_interleave(book.group_size, 1)
     table = book.centroids.float().expand(book.shape[0], -1)
     order = table.argsort(dim=1)
     ordered = table.gather(1, order)

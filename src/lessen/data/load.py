@@ -14,11 +14,12 @@ from torch import Tensor
 
 from lessen.data import check, split
 from lessen.data.convert import LABELS, pool, select, to_batch
+from lessen.data.folder import ImageFolder
 from lessen.data.images import Images, class_folders, read_folder
 from lessen.data.npz import read_npz
 from lessen.data.part import Batch, Data, Finish, Part
-from lessen.data.userfile import blame, call, is_function_path, load_function, private_randomness
 from lessen.errors import LessenError
+from lessen.userfile import blame, call, is_function_path, load_function, private_randomness
 
 PARTS = ("calibration", "validation", "test")
 _ALIASES = {"calibration": "calibration", "train": "calibration", "training": "calibration"} | {
@@ -71,6 +72,8 @@ def load_data(
 def _label(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return str(source)
+    if isinstance(source, ImageFolder):
+        return source.path
     return getattr(source, "__name__", None) or f"data ({type(source).__name__})"
 
 
@@ -81,13 +84,16 @@ def _read(source: Source, name: str, like: Like | None, hook: Any) -> tuple[Foun
     """The parts as iterables of batches ("all" if they are not given apart), and what finishes a batch."""
     finish = None if hook is None else hook
     n_inputs = None if like is None else len(like)
+    if isinstance(source, ImageFolder):
+        how = source.images(None if like is None or len(like) != 1 else _image_example(like, name))
+        return _from_folder(Path(source.path), how), how
     if isinstance(source, str | os.PathLike):
         text = str(source)
         if is_function_path(text):
             function = load_function(text)
             return _from_python(call(function), name, n_inputs, function), finish
         path = Path(text)
-        if path.is_dir():
+        if text.strip() and path.is_dir():
             how = hook or Images.like(_image_example(like, name), name)
             return _from_folder(path, how), how
         if path.suffix == ".npz":
@@ -102,7 +108,9 @@ def _read(source: Source, name: str, like: Like | None, hook: Any) -> tuple[Foun
 def _image_example(like: Like | None, name: str) -> Tensor:
     if like is None or len(like) != 1:
         raise LessenError(
-            "a folder of images needs to know the network's one input", where=name, mend="pass like=example_input"
+            "a folder of images needs to know the network's one input",
+            where=name,
+            mend="give --input-shape 3x224x224 (in Python: like=example)",
         )
     return next(iter(like.values())) if isinstance(like, Mapping) else like[0]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lessen.data import scores
 from lessen.data.part import Data, Part
-from lessen.data.userfile import call, is_function_path, load_function
 from lessen.errors import LessenError, did_you_mean
+from lessen.userfile import call, is_function_path, load_function
 
 Rows = Callable[[Any, Any], Tensor]
+_RETURNS = "return one number, or one number a sample"
 Run = Callable[[tuple[Tensor, ...]], Any]
 
 
@@ -101,7 +102,10 @@ def metric_from(function: Callable[..., Any], name: str) -> Metric:
     higher = bool(getattr(function, "higher_is_better", True))
 
     def rows(outputs: Any, labels: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(call(function, outputs, labels)), dtype=torch.float64)
+        found = np.asarray(call(function, outputs, labels))
+        if found.dtype.kind not in "biuf":
+            raise LessenError(f"returns {found.dtype}, not numbers", where=name, mend=_RETURNS)
+        return torch.as_tensor(found, dtype=torch.float64)
 
     return Metric(name, higher, rows, unit=getattr(function, "unit", "auto"), needs_all=True)
 
@@ -182,7 +186,7 @@ def _user_score(metric: Metric, held: list[tuple[Tensor, Any]], where: str) -> S
         return Score(metric, float(rows.mean()), n, per_sample=rows)
     if rows.numel() != 1:
         what = f"{metric.name} gave {tuple(rows.shape)} for {n} samples"
-        raise LessenError(what, where=where, mend="return one number, or one number a sample")
+        raise LessenError(what, where=where, mend=_RETURNS)
     again = None
     if isinstance(outputs, Tensor) and (labels is None or isinstance(labels, Tensor)):
 

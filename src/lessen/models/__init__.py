@@ -2,7 +2,7 @@
 
 from .fold import fold_batchnorm
 from .layer import Layer
-from .model import Model, load, python_attribute
+from .model import Model, load
 from .trace import Trace, trace
 
-__all__ = ["Layer", "Model", "Trace", "fold_batchnorm", "load", "python_attribute", "trace"]
+__all__ = ["Layer", "Model", "Trace", "fold_batchnorm", "load", "trace"]

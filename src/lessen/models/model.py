@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import LessenError, did_you_mean
+from ..errors import LessenError
+from ..userfile import call, is_function_path, load_function
 
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 
@@ -78,7 +74,7 @@ def load(source: str | Path | nn.Module | Model, *, trust: bool = False) -> Mode
     if isinstance(source, nn.Module):
         return _checked(Model(source.eval(), type(source).__name__, type(source).__name__))
     text = str(source)
-    if ".py:" in text:
+    if is_function_path(text):
         return _checked(_from_factory(text))
     path = Path(text)
     if not path.is_file():
@@ -113,51 +109,11 @@ def _checked(model: Model) -> Model:
     return model
 
 
-def python_attribute(reference: str, what: str) -> Callable[..., Any]:
-    """The callable behind `file.py:name`; the file is the user's own code and is run."""
-    file, _, name = reference.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise LessenError("no such file", where=file, mend=f"give {what} as file.py:function")
-    module = _run_file(path)
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise LessenError(f"has no function {name!r}", where=file, mend=did_you_mean(name, known))
-    return found
-
-
-def _run_file(path: Path) -> ModuleType:
-    unique = f"lessen_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(unique, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # so that the user's file can import its neighbours
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise LessenError(
-            f"running it failed: {type(error).__name__}: {_first_line(error)}", where=str(path)
-        ) from error
-    finally:
-        sys.path.remove(folder)
-    return module
-
-
 def _from_factory(reference: str) -> Model:
-    factory = python_attribute(reference, "the network")
-    try:
-        module = factory()
-    except Exception as error:
-        raise LessenError(
-            f"calling it failed: {type(error).__name__}: {_first_line(error)}", where=reference
-        ) from error
+    module = call(load_function(reference))
     if not isinstance(module, nn.Module):
         raise LessenError(f"returns {type(module).__name__}, not an nn.Module", where=reference)
-    name = reference.rpartition(":")[2]
-    return Model(module.eval(), name, reference)
+    return Model(module.eval(), reference.rpartition(":")[2], reference)
 
 
 def _from_onnx(path: Path) -> Model:

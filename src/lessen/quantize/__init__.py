@@ -1,5 +1,10 @@
 """Fewer bits for each weight: one file a technique."""
 
+from .fixed_point import FixedPoint
+from .low_float import LowFloat
+from .normal_float import NormalFloat
+from .power_of_two import PowerOfTwo
+from .qformat import QFormat, accumulator_bits
 from .uniform import Uniform
 
-__all__ = ["Uniform"]
+__all__ = ["FixedPoint", "LowFloat", "NormalFloat", "PowerOfTwo", "QFormat", "Uniform", "accumulator_bits"]

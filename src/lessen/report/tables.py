@@ -33,6 +33,7 @@ class TechniqueForecast(NamedTuple):
     ratio: float
     latency_ms: float | None = None
     note: str = ""
+    packed_bytes: int | None = None
 
 
 def print_inspect(
@@ -68,10 +69,10 @@ def _inspect(
 
 
 def _techniques(techniques: Sequence[TechniqueForecast]) -> RenderableType:
-    columns = [("technique", FOLD), ("file", RIGHT), ("", RIGHT), ("time", RIGHT), ("", FOLD)]
+    columns = [("technique", FOLD), ("file", RIGHT), ("", RIGHT), ("packed", RIGHT), ("time", RIGHT), ("", FOLD)]
     return table(columns, (
         (row.technique, phrases.size(row.file_bytes), phrases.ratio(row.ratio, "smaller", "larger"),
-         phrases.milliseconds(row.latency_ms), row.note)
+         phrases.size(row.packed_bytes), phrases.milliseconds(row.latency_ms), row.note)
         for row in techniques
     ))  # fmt: skip
 

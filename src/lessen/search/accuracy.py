@@ -62,10 +62,12 @@ def search(points: Sequence[Solution], measure: Measure, allowed: float, rounds:
 
 def _middle(points: Sequence[Solution], good: int, bad: int) -> int:
     """The inner point whose harm is nearest to the geometric mean of the ends."""
-    floor = max(points[bad].harm * 1e-6, 1e-300)
+    inner = range(good + 1, bad)
+    floor = min((p.harm for p in points[good + 1 : bad + 1] if p.harm > 0), default=1.0)  # a curve may begin at 0
+    logs = {i: math.log(max(points[i].harm, floor)) for i in inner}
     low = math.log(max(points[good].harm if good >= 0 else floor, floor))
     target = (low + math.log(max(points[bad].harm, floor))) / 2
-    return min(range(good + 1, bad), key=lambda i: abs(math.log(max(points[i].harm, floor)) - target))
+    return min(inner, key=lambda i: abs(logs[i] - target))
 
 
 def best(measured: Sequence[Measured], allowed: float) -> Measured | None:

@@ -1,5 +1,6 @@
-"""Weights that share values: one file a technique."""
+"""Weight sharing: one file a technique."""
 
 from .kmeans import KMeans
+from .quantile import Quantile
 
-__all__ = ["KMeans"]
+__all__ = ["KMeans", "Quantile"]

@@ -43,6 +43,20 @@ def batched(
     return call
 
 
+def first_samples(inputs: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
+    """The first samples of each input; inputs without a common first axis (a state, a rate) are one sample as they are.
+
+    Raises:
+        LessenError: there are fewer.
+    """
+    lengths = {x.shape[0] for x in inputs if x.ndim}
+    if len(lengths) > 1 or not lengths:
+        return tuple(inputs)
+    if min(lengths) < count:
+        raise LessenError(f"a batch of {count} can't be made from {min(lengths)} samples")
+    return tuple(x[:count] if x.ndim else x for x in inputs)
+
+
 def _in_parts(run: Callable[[list[Array]], Sequence[Array]], arrays: list[Array], n: int, fixed: int) -> list[Array]:
     """Batches of exactly `fixed`; the last one is filled up by repeating its last sample."""
     results = []

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..codings import Coding, Grid, LowRank
 from ..models.layer import Layer
+from .batching import first_samples
 from .coded import Coded, Execution
 from .graph import is_constant
 from .locate import locate_all
@@ -143,7 +144,7 @@ def profiled(
     # Time does not ask for the values; but a range from 0 lets a ReLU or ReLU6 vanish, as the measured one does.
     with tempfile.TemporaryDirectory() as folder:
         path = target.export(model, Path(folder) / "profiled.onnx", coded, ranges)
-        events = target.profile(path, tuple(x[:1] for x in inputs), RUNS)
+        events = target.profile(path, first_samples(inputs, 1), RUNS)
     return _shared_out(events, _products(model, layers))
 
 

@@ -7,11 +7,12 @@ import onnx_ir as ir
 from torch import Tensor
 
 from ..codings import Codebook, Coding, Grid, LowRank
-from .chain import FLOAT, INT32, Chain
+from .chain import INT32, Chain
 from .locate import Site
 from .packing import code_bytes, is_packed, stored_codes
 from .weights import signed_bits
 
+NODES = 220  # bytes that the nodes of one weight take in the file, about
 NBITS = {4, 8}  # what MatMulNBits multiplies with
 OP = "MatMulNBits"
 DOMAIN = "com.microsoft"
@@ -24,7 +25,7 @@ def decoded(chain: Chain, coding: Coding) -> ir.Value:
     if isinstance(coding, Codebook):
         return _codebook(chain, coding)
     if isinstance(coding, LowRank):
-        right, left = Chain(chain.graph, f"{chain.name}.right"), Chain(chain.graph, f"{chain.name}.left")
+        right, left = (Chain(chain.graph, f"{chain.name}.{side}", chain.folded) for side in ("right", "left"))
         factors = decoded(left, coding.left), decoded(right, coding.right)
         chain.nodes += left.nodes + right.nodes
         return chain.op("MatMul", *factors)
@@ -32,15 +33,14 @@ def decoded(chain: Chain, coding: Coding) -> ir.Value:
 
 
 def matrix_bytes(coding: Coding) -> int:
-    """Bytes that the tensors of `decoded` take in the file."""
+    """Bytes that `decoded` takes in the file: its tensors, and about what its nodes need."""
     rows, columns = coding.shape
     if isinstance(coding, Grid):
-        return (
-            code_bytes(rows * columns, signed_bits(coding.codes))
-            + (4 if coding.symmetric else 5) * coding.scale.numel()
-        )
+        codes, scale = code_bytes(rows * columns, signed_bits(coding.codes)), coding.scale
+        zeros = 0 if coding.symmetric else zero_points(coding).nbytes
+        return codes + 4 * scale.numel() + zeros + (NODES if scale.shape[1] == 1 else 2 * NODES)
     if isinstance(coding, Codebook):
-        return code_bytes(rows * columns, _index_bits(coding)) + 4 * coding.centroids.numel()
+        return code_bytes(rows * columns, _index_bits(coding)) + 4 * coding.centroids.numel() + NODES
     if isinstance(coding, LowRank):
         return matrix_bytes(coding.left) + matrix_bytes(coding.right)
     return 4 * rows * columns
@@ -62,14 +62,14 @@ def zero_points(grid: Grid) -> np.ndarray:
 
 def _grid(chain: Chain, grid: Grid) -> ir.Value:
     rows, columns = grid.shape
-    value = chain.op("Cast", grid_codes(chain, grid), to=FLOAT)
+    value = chain.floats(grid_codes(chain, grid))
     groups = grid.scale.shape[1]
     grouped = groups > 1
     if grouped:
         value = chain.shaped(value, (rows, groups, columns // groups))
     shape = (*grid.scale.shape, 1) if grouped else tuple(grid.scale.shape)
     if not grid.symmetric:
-        zero = chain.op("Cast", chain.constant("zero_point", zero_points(grid).reshape(shape)), to=FLOAT)
+        zero = chain.floats(chain.constant("zero_point", zero_points(grid).reshape(shape)))
         value = chain.op("Sub", value, zero)
     value = chain.op("Mul", value, chain.constant("scale", grid.scale.float().numpy().reshape(shape)))
     return chain.shaped(value, grid.shape) if grouped else value
@@ -83,10 +83,11 @@ def _codebook(chain: Chain, book: Codebook) -> ir.Value:
     indices = stored_codes(chain, book.indices.numpy(), _index_bits(book), 0)
     if not is_packed(book.indices.numel(), _index_bits(book)):
         indices = chain.op("Cast", indices, to=INT32)
-    table = book.centroids.float().numpy()
-    if len(table) == 1:
-        return chain.op("Gather", chain.constant("centroids", table[0]), indices, axis=0)
-    return chain.op("GatherElements", chain.constant("centroids", table), indices, axis=1)
+    rows, k = book.centroids.shape
+    if rows > 1:  # not GatherElements: OpenVINO does not fold it
+        ends = (chain.shared(f"int{n}", np.array(n, np.int32)) for n in (0, rows * k, k))
+        indices = chain.op("Add", indices, chain.shaped(chain.op("Range", *ends), (rows, 1)))
+    return chain.op("Gather", chain.constant("centroids", book.centroids.float().numpy().reshape(-1)), indices, axis=0)
 
 
 def laid_out(chain: Chain, value: ir.Value, site: Site) -> ir.Value:

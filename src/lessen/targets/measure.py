@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import LessenError
+from .batching import first_samples
 from .calibrate import as_array
 from .ort import OnnxRuntime
 from .packed import Packed
@@ -75,9 +76,7 @@ def compare(
     Args:
         inputs: at least `batch` samples of each input.
     """
-    few = tuple(x[:batch] for x in inputs)
-    if any(len(x) < batch for x in few):
-        raise LessenError(f"a batch of {batch} can't be made from {len(few[0])} samples")
+    few = first_samples(inputs, batch)
     sessions = [target.session(Path(p)) for p in paths]
     for session in sessions:
         for _ in range(WARM_UP):

@@ -15,7 +15,7 @@ from ..errors import LessenError
 from ..models.layer import Layer
 from .calibrate import histograms
 from .coded import Coded
-from .decode import matrix_bytes
+from .decode import NODES, matrix_bytes
 from .graph import serialized
 from .lowrank import expanded
 from .packing import code_bytes
@@ -29,7 +29,7 @@ def nbytes(layer: Layer, coding: Coding) -> int:
     """Bytes of a weight in an ONNX file: as many bits a code as it has, its scales, its tables; float32 if none."""
     if isinstance(coding, Grid) and fits_int8(coding) and layer.kind != "recurrent":
         matrix = int8_matrix(coding)
-        return code_bytes(coding.codes.numel(), matrix.bits) + 5 * coding.shape[0]
+        return code_bytes(coding.codes.numel(), matrix.bits) + 5 * coding.shape[0] + NODES
     return matrix_bytes(coding)
 
 

@@ -15,7 +15,7 @@ from .graph import Array
 WORDS: dict[int, tuple[type[np.generic], int]] = {
     1: (np.uint8, 8), 2: (np.uint8, 4), 3: (np.int32, 10), 4: (np.uint8, 2), 5: (np.int32, 6), 6: (np.int32, 5),
 }  # fmt: skip
-NODES = 700  # bytes that the unpacking nodes take in the file, about
+NODES = 420  # bytes that the nodes of one unpacking take in the file, about
 
 
 def code_bytes(count: int, bits: int) -> int:

@@ -86,7 +86,8 @@ def _multiplies(site: Site) -> bool:
 
 
 def _write_decoded(graph: ir.Graph, site: Site, coding: Coding) -> None:
-    chain = Chain(graph, site.value.name or site.layer.name)
+    products = all((n.op_type, i) in PRODUCTS for n, i in site.uses)
+    chain = Chain(graph, site.value.name or site.layer.name, folded=not products)
     value = laid_out(chain, decoded(chain, coding), site)
     value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), site.value.shape
     chain.place()

@@ -65,8 +65,8 @@ def finetune(
         LessenError: the network can't be trained, or the loss is not finite.
     """
     settings = settings or FineTune()
-    teacher = teacher.eval()
-    student.eval()
+    for module in (*teacher.modules(), *student.modules()):
+        module.training = False  # a network that torch.export made refuses eval()
     trainable = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
     if not trainable:
         raise LessenError("no parameter can be trained", mend="call requires_grad_(True) on the network")

@@ -54,7 +54,7 @@ def blame(function: object) -> Iterator[None]:
         yield
     except LessenError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that calls exit() must not end us in silence
         name = getattr(function, "__name__", type(function).__name__)
         raise LessenError(
             f"{name} failed: {type(error).__name__}: {error}", where=_place(function, error), mend="mend it there"
@@ -88,7 +88,7 @@ def _load_module(path: Path) -> ModuleType:
     try:
         with _beside(source.parent):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         line = getattr(error, "lineno", None) or _line(error, str(source))
         raise LessenError(

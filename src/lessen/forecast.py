@@ -1,0 +1,135 @@
+"""What each technique would bring, from corners of the largest layers: a forecast, made in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .codings import Coding, Dense, LowRank
+from .errors import LessenError
+from .models import Layer
+from .propose import Prices, is_integer_grid
+from .report import TechniqueForecast
+from .statistics import Statistics
+from .targets import Packed
+from .technique import describe
+
+_CORNER = 16384  # weights of a layer that are tried; a forecast needs no more
+_LAYERS = 6  # the largest ones stand for the rest
+
+
+def corner(layer: Layer) -> Layer:
+    """The layer with at most about 16384 of its weights, outputs and inputs cut in the same proportion."""
+    size = layer.weight.numel()
+    if size <= _CORNER:
+        return layer
+    share = (_CORNER / size) ** 0.5
+    rows, columns = (min(n, -(-round(n * share) // 8) * 8 or 8) for n in layer.weight.shape[:2])  # 8: groups, N:M
+    return dataclasses.replace(layer, weight=layer.weight[:rows, :columns].contiguous(), groups=1)
+
+
+def fitting(layer: Layer, techniques: dict[str, type]) -> tuple[str, ...]:
+    """Names of the techniques that can hold the layer."""
+    small = corner(layer)
+    return tuple(n for n, t in techniques.items() if any(_encoded(small, s) is not None for s in _three(t)))
+
+
+def forecasts(
+    layers: Sequence[Layer], techniques: dict[str, type], prices: Prices, others: int
+) -> list[TechniqueForecast]:
+    """The network as it is, then at most three settings of each technique, the mildest to the strongest.
+
+    Args:
+        layers: what can be worked on.
+        techniques: name -> type.
+        prices: bytes and seconds on the target.
+        others: bytes of all that is no layer.
+    """
+    tried = [(layer, corner(layer)) for layer in sorted(layers, key=lambda x: -x.weight.numel())[:_LAYERS]]
+    whole = 4 * sum(layer.weight.numel() for layer in layers)
+    seconds = sum(prices.seconds(layer, Dense(layer.matrix), False) for layer in layers)
+    before = _Share(1.0, 1.0, 1.0)
+    rows = [_row("as it is", before, whole, others, seconds, "")]
+    for technique in techniques.values():
+        for setting in _three(technique):
+            share = _tried(tried, setting, prices)
+            if share is not None:
+                rows.append(_row(_label(setting), share, whole, others, seconds, _note(setting, share)))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What is left of the float layers: of their bytes in the target's file, packed, and of their time."""
+
+    file: float
+    packed: float
+    time: float
+
+
+def _row(label: str, share: _Share, whole: int, others: int, seconds: float, note: str) -> TechniqueForecast:
+    file, packed = round(whole * share.file) + others, round(whole * share.packed) + others
+    return TechniqueForecast(
+        label, file, (whole + others) / max(file, 1), 1e3 * seconds * share.time or None, note, packed
+    )
+
+
+def _tried(layers: Sequence[tuple[Layer, Layer]], setting: Any, prices: Prices) -> _Share | None:
+    """The mean over the layers, weighted by their parameters; layers that can't be held this way stay as they are."""
+    total = file = packed = before = after = 0.0
+    held = 0
+    for layer, small in layers:
+        coding, size = _encoded(small, setting), float(layer.weight.numel())
+        plain = prices.seconds(layer, Dense(layer.matrix), False)
+        total, before = total + size, before + plain
+        if coding is None:
+            file, packed, after = file + size, packed + size, after + plain
+            continue
+        held += 1
+        whole = 4 * small.weight.numel()
+        file += size * min(prices.nbytes(small, coding) / whole, 1)
+        packed += size * min(Packed().nbytes(small, coding) / whole, 1)
+        after += _seconds(layer, coding, plain, prices)
+    if not held:
+        return None
+    return _Share(file / total, packed / total, after / before if before else 1.0)
+
+
+def _seconds(layer: Layer, coding: Coding, plain: float, prices: Prices) -> float:
+    if isinstance(coding, LowRank):
+        rows, columns = coding.shape
+        return plain * min(coding.rank * (rows + columns) / (rows * columns), 1)
+    integer = is_integer_grid(coding) and prices.runs_integers(layer, coding)
+    return prices.seconds(layer, coding, integer)
+
+
+def _encoded(layer: Layer, setting: Any) -> Coding | None:
+    try:
+        return setting.encode(layer, Statistics())  # type: ignore[no-any-return]
+    except LessenError:
+        return None
+
+
+def _three(technique: type) -> Iterator[Any]:
+    offers = technique.offers()  # type: ignore[attr-defined]
+    yield from dict.fromkeys((offers[0], offers[len(offers) // 2], offers[-1]))
+
+
+def _label(setting: Any) -> str:
+    steps = getattr(setting, "steps", None)
+    if isinstance(steps, tuple):
+        return " + ".join(map(_label, steps))
+    first = next((f.name for f in dataclasses.fields(setting)), None)  # what it is mostly about: bits, sparsity, rank
+    shown = {k: getattr(setting, k) for k in dict.fromkeys((first, *describe(setting))) if k and k != "technique"}
+    return f"{type(setting).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+
+def _note(setting: Any, share: _Share) -> str:
+    room = type(setting).__module__.split(".")[1]
+    if room == "prune":
+        return "zeros: no speed"
+    if room == "share":
+        return "indices: no speed"
+    return "no faster here" if share.time > 0.97 and share.time != 1.0 else ""
