@@ -18,13 +18,14 @@ from lessen.prune import Channels
 from lessen.recover import made
 from lessen.report import Progress
 from lessen.search import widths
-from lessen.search.journey import prepared, treatments_of
+from lessen.search.found import treatments_of
+from lessen.search.prepare import prepared
 from lessen.search.pricing import TargetPrices
 from lessen.solve import Price, Solution, cheapest_within, curve
 from lessen.verify import Judge
 
 WORST = 2.0  # nats of predicted harm: beyond this no network is of use
-HOPELESS = 10.0  # points: a width that loses more in float is not worked on
+HOPELESS = 4.0  # points: a width that loses more in float is not worked on
 BYTES = Price(1.0, 0.0)
 Items = Mapping[str, Sequence[Any]]
 

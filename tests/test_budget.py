@@ -113,3 +113,7 @@ def test_unmet_names_each_demand() -> None:
 
 def test_show_bytes() -> None:
     assert [show_bytes(n) for n in (999, 1000, 2.5e6, 3e9, 5e12)] == ["999 bytes", "1 kB", "2.5 MB", "3 GB", "5 TB"]
+
+
+def test_nothing_demands_nothing():
+    assert Budget.nothing().max_drop is None and Budget.nothing().account({}) == [] == Budget.nothing().unmet({})

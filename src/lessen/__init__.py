@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .plan import Plan, Treatment
     from .prune import NM, Magnitude, OptimalBrain, Wanda
     from .prune.channels import Channels
-    from .quantize import Uniform
-    from .share import KMeans
+    from .quantize import FixedPoint, LowFloat, NormalFloat, PowerOfTwo, QFormat, Uniform, accumulator_bits
+    from .share import KMeans, Quantile
     from .stack import Stack
     from .statistics import Statistics
     from .targets import OnnxRuntime, OpenVINO, Packed
@@ -32,19 +32,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "application": "apply", "budget": "Budget", "compression": "Compression Result compress replay", "data": "load_data",
-    "factorize": "SVD", "inspection": "inspect", "models": "Layer Model load",
+    "application": "apply", "budget": "Budget", "compression": "Compression Result compress replay",
+    "data": "load_data", "factorize": "SVD", "inspection": "inspect", "models": "Layer Model load",
     "models.packed": "load_into unpack_file", "plan": "Plan Treatment", "prune": "Magnitude NM OptimalBrain Wanda",
-    "prune.channels": "Channels", "quantize": "Uniform", "share": "KMeans", "stack": "Stack",
+    "prune.channels": "Channels", "share": "KMeans Quantile", "stack": "Stack",
+    "quantize": "FixedPoint LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits",
     "statistics": "Statistics", "targets": "OnnxRuntime OpenVINO Packed", "train": "Distillation FineTune",
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "NM", "SVD", "Budget", "BudgetNotMet", "Channels", "Compression", "Distillation", "FineTune", "KMeans", "Layer",
-    "LessenError", "Magnitude", "Model", "OnnxRuntime", "OpenVINO", "OptimalBrain", "Packed", "Plan", "Result",
-    "Stack", "Statistics", "Treatment", "Uniform", "Wanda", "apply", "compress", "inspect", "load", "load_data",
-    "load_into", "replay", "unpack_file",
+    "NM", "SVD", "Budget", "BudgetNotMet", "Channels", "Compression", "Distillation", "FineTune", "FixedPoint",
+    "KMeans", "Layer", "LessenError", "LowFloat", "Magnitude", "Model", "NormalFloat", "OnnxRuntime", "OpenVINO",
+    "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "Stack", "Statistics", "Treatment",
+    "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "inspect", "load", "load_data", "load_into", "replay",
+    "unpack_file",
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from .report import (
     Report,
     Verdict,
 )  # fmt: skip
-from .search.journey import Found
+from .search.found import Found
 from .targets import compare, machine, peak_memory, versions
 from .technique import describe
 from .verify import one_sample, sqnr_db

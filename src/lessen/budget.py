@@ -92,6 +92,14 @@ class Budget:
             object.__setattr__(self, "max_drop", _DEFAULT_DROP)
 
     @classmethod
+    def nothing(cls) -> Budget:
+        """A budget that demands nothing, for a plan that is merely carried out."""
+        empty = object.__new__(cls)
+        for demand in _DEMANDS:
+            object.__setattr__(empty, demand.field, None)
+        return empty
+
+    @classmethod
     def parse(cls, **texts: str | float | None) -> Budget:
         """A budget from the command line's words: `Budget.parse(max_drop="1%", min_ratio="8x")`."""
         known = [f.name for f in fields(cls)]

@@ -115,7 +115,7 @@ def replay(
     with RunFolder(out) as folder, open(folder.path("run.log"), "w", encoding="utf-8") as log:
         progress = Progress(log, quiet=quiet)
         with progress.stage("load"):
-            job = open_job(model, data, Budget(max_drop=99.9), plan.target, None,
+            job = open_job(model, data, Budget.nothing(), plan.target, None,
                            metric=metric, train=train, seed=plan.seed, trust=trust)  # fmt: skip
         found = replayed(job, plan, folder, progress)
         return _written(job, found, folder, progress)

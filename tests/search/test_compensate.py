@@ -10,7 +10,7 @@ from lessen.prune.channels import Channels
 from lessen.report import Progress
 from lessen.search import widths
 from lessen.search.compensate import compensate, readers, second_order
-from lessen.search.journey import prepared
+from lessen.search.prepare import prepared
 
 
 @pytest.fixture(scope="module")

@@ -93,13 +93,13 @@ def _read(source: Source, name: str, like: Like | None, hook: Any) -> tuple[Foun
             function = load_function(text)
             return _from_python(call(function), name, n_inputs, function), finish
         path = Path(text)
-        if text.strip() and path.is_dir():
+        if text and path.is_dir():
             how = hook or Images.like(_image_example(like, name), name)
             return _from_folder(path, how), how
         if path.suffix == ".npz":
             return _from_arrays(read_npz(path), name), finish
-        state = "unknown kind of file" if path.exists() else "no such file or folder"
-        raise LessenError(state, where=text, mend=_FORMS)
+        state = "unknown kind of file" if text and path.exists() else "no such file or folder"
+        raise LessenError(state, where=text or "--data", mend=_FORMS)
     if callable(source) and not isinstance(source, Iterable):
         return _from_python(call(source), name, n_inputs, source), finish
     return _from_python(source, name, n_inputs, source), finish

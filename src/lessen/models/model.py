@@ -79,8 +79,8 @@ def load(source: str | Path | nn.Module | Model, *, trust: bool = False) -> Mode
     path = Path(text)
     if not path.is_file():
         raise LessenError(
-            "no such file" if not path.exists() else "this is a folder, not a file",
-            where=text,
+            "this is a folder, not a file" if text and path.is_dir() else "no such file",
+            where=text or "MODEL",
             mend="give an .onnx file, a .lessen file, or file.py:factory",
         )
     opener = {".onnx": _from_onnx, ".lessen": _from_lessen}.get(path.suffix.lower())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,9 +64,9 @@ class FixedPoint:
         grid = _Shifts.of(p, self.per, size, (steps, torch.zeros_like(steps)), self.bits)
         return grid.coding(self._rounded(p, grid), self.bits)
 
-    def _rounded(self, p: Problem, grid: _Shifts) -> Tensor:
+    def _rounded(self, p: Problem, grid: _Levels) -> Tensor:
         if self.rounding == "floor":
-            return replace(grid, down=True).nearest(p.W)
+            return _floored(p, grid)
         Q = grid.nearest(p.W)
         if self.rounding == "nearest" or p.H is None:
             return Q
@@ -107,18 +107,18 @@ def _cheapest(values: Tensor, weights: Tensor, safe: Tensor, bits: int) -> Tenso
     return chosen
 
 
+def _floored(p: Problem, grid: _Levels) -> Tensor:
+    """Every weight to the level below it."""
+    step, low, high = grid.scale, grid.low, grid.high
+    if step.shape[1] > 1:
+        step, low, high = (t.repeat_interleave(grid.size, 1) for t in (step, low, high))
+    Q = torch.minimum(torch.maximum((p.W / step).floor_(), low), high).mul_(step)
+    return Q if p.keep is None else Q * p.keep
+
+
 @dataclass(eq=False)
 class _Shifts(_Levels):
-    """A grid whose steps stay what they are; `down` rounds towards minus infinity."""
-
-    down: bool = False
+    """A grid whose steps stay powers of two."""
 
     def _refit(self, p: Problem, Q: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
         return Q, F
-
-    def nearest(self, W: Tensor) -> Tensor:
-        if not self.down:
-            return super().nearest(W)
-        scale, low, high = (t.repeat_interleave(self.size, 1) if t.shape[1] > 1 else t for t in self._bounds)
-        Q = torch.minimum(torch.maximum((W / scale).floor_(), low), high).mul_(scale)
-        return Q if self.keep is None else Q * self.keep

@@ -45,7 +45,7 @@ def on_table(layer: Layer, statistics: Statistics, table: Tensor, how: How) -> S
 
 @dataclass(frozen=True)
 class How:
-    """What shares a scale ("tensor", "channel" or columns per group), whether scales are powers of two, and feedback."""
+    """Options of `on_table`: what shares a scale, whether scales are powers of two, whether errors are fed back."""
 
     per: str | int
     powers: bool

@@ -16,9 +16,9 @@ from ..models.groups import Group, Grouping, Member, find_groups
 from ..models.surgery import shrink_with_edits
 from ..prune.channels import Channels, magnitude, taylor
 from ..report import Progress
-from ..statistics import collect
 from ..train import FineTune, copied, finetune
 from .compensate import compensate, second_order
+from .prepare import statistics_of
 
 SAMPLES, BATCH = 128, 8  # of the calibration part, for the importance of units
 
@@ -67,7 +67,7 @@ def _cut(
     with progress.stage("trace"):
         traced = trace(module, job.model.inputs)
     with progress.stage("statistics"):
-        statistics = collect(module, traced.layers, job.data.calibration.batches(), job.loss)
+        statistics = statistics_of(job, module, traced)
     return Bench(module, traced, statistics, bench.folded, dict(units), made.edits, harm)
 
 

@@ -1,4 +1,4 @@
-"""Weight sharing: one file a technique."""
+"""Weights that share values: one file a technique."""
 
 from .kmeans import KMeans
 from .quantile import Quantile

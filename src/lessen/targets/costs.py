@@ -28,7 +28,7 @@ from .target import Target
 from .weights import is_float, rounded
 
 RUNS = 12
-VERSION = 2
+VERSION = 3
 PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"}  # operators of the float graph
 
 

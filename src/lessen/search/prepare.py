@@ -1,0 +1,34 @@
+"""A network laid out for work: batch norms folded, traced, its statistics collected."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..bench import Bench
+from ..job import Job
+from ..models import Trace, fold_batchnorm, trace
+from ..report import Progress
+from ..statistics import Statistics, collect
+from ..verify import one_sample
+
+_LARGE_SAMPLE, _ENOUGH = 4096, 96  # values of one sample above which this many samples settle second moments
+
+
+def prepared(job: Job, progress: Progress) -> Bench:
+    """The network with its batch norms folded, traced, and its statistics."""
+    with progress.stage("trace"):
+        module, folded = fold_batchnorm(job.model.module, job.model.inputs)
+        traced = trace(module, job.model.inputs)
+        progress.note(
+            f"{len(folded)} batch norms folded, {len(traced.layers)} layers, {100 * traced.share:.1f} % covered"
+        )
+    with progress.stage("statistics"):
+        statistics = statistics_of(job, module, traced)
+    return Bench(module, traced, statistics, folded)
+
+
+def statistics_of(job: Job, module: nn.Module, traced: Trace) -> dict[str, Statistics]:
+    """What calibration learns of the layers; of large samples (pictures, sounds) a part settles it."""
+    part = job.data.calibration
+    large = sum(x[0].numel() for x in one_sample(part) if x.ndim) > _LARGE_SAMPLE
+    return collect(module, traced.layers, (part.head(_ENOUGH) if large else part).batches(), job.loss)

@@ -1,0 +1,249 @@
+"""`Track`: the plans that were carried out and measured, and the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..artifact import Exporter
+from ..bench import Bench, Compressed
+from ..folder import RunFolder
+from ..job import Job
+from ..propose import Prices, propose, settings_of, worthwhile
+from ..prune.channels import Channels
+from ..recover import made, plain
+from ..report import Point, Progress
+from ..solve import Candidate, Price, Solution, curve
+from ..targets import compare
+from ..train import FineTune
+from ..verify import Judge, one_sample
+from .accuracy import Measure, Measured, best, search
+from .found import Found, plan_of, treatments_of
+
+_RETREATS = (1.0, 0.5, 0.1)  # shares of the promised drop that a plan may use on the validation part
+_LARGE = 2_000_000  # parameters: above, only settings that won on a sample of layers are tried on all
+_HOPELESS = 30.0  # points: a plan that loses more than this untrained is not worth training
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What else was measured of a plan: its score, how it was fine-tuned, its time if that was asked for."""
+
+    score: float
+    recover: Mapping[str, Any]
+    milliseconds: float
+
+
+@dataclass(eq=False)
+class _Trial:
+    bench: Bench
+    exporter: Exporter
+    measured: Measured
+
+
+@dataclass(eq=False)
+class Track:
+    """All plans that were measured on the way."""
+
+    job: Job
+    judge: Judge
+    folder: RunFolder
+    progress: Progress
+    prices: Prices
+    allowed: Mapping[str, str]
+    rounds: int
+    whole: Bench
+    trials: list[_Trial] = field(default_factory=list)
+    overhead: float = 0.0
+    baseline_ms: float = 0.0
+    last_was_cheapest: bool = False
+
+    @property
+    def cheapest_holds(self) -> bool:
+        """Whether nothing cheaper than what already holds is on the last curve."""
+        return bool(self.trials) and self.trials[-1].measured.bound <= self.limit and self.last_was_cheapest
+
+    @property
+    def limit(self) -> float:
+        """Points that may be lost; without a demand, as many as it takes."""
+        drop = self.job.budget.max_drop
+        return float("inf") if drop is None else drop
+
+    def explore(self, bench: Bench, exporter: Exporter) -> bool:
+        """Searches the curve of one bench; True if a plan held the promised drop."""
+        if bench.channels and not self._holds_in_float(bench, exporter):
+            return False
+        offered = tuple(t for t in settings_of(self.job.using) if not isinstance(t, Channels))
+        with self.progress.stage("propose"):
+            narrow = bool(self.job.target.executes) or self.job.model.parameters > _LARGE
+            techniques = worthwhile(bench, offered, self.prices) if narrow else offered
+        self.progress.note(f"{len(techniques)} of {len(offered)} settings can pay on {self.job.target.name}")
+        with self.progress.stage("propose", total=len(bench.traced.layers)) as step:
+            items = propose(bench, techniques, self.prices, dict(self.allowed), step)
+        points = [p for p in curve(items, self.price(items)) if p.picks]
+        with self.progress.stage("search", total=self.rounds) as step:
+
+            def measure(i: int, s: Solution) -> Measured:
+                step(1)
+                return self._measure(bench, exporter, i, s)
+
+            tried = search(points, measure, self.limit, self.rounds) if self.limit < float("inf") else \
+                self._within(points, measure)  # fmt: skip
+        self.trials += [_Trial(bench, exporter, m) for m in tried]
+        self.last_was_cheapest = tried[-1].index == len(points) - 1
+        return best(tried, self.limit) is not None
+
+    def _holds_in_float(self, bench: Bench, exporter: Exporter) -> bool:
+        """Whether a narrower network is good enough before anything else is done to it."""
+        with self.progress.stage("search"):
+            path = exporter.write_original(self.folder.scratch("narrow" + self.job.target.suffix))
+            drop = self.judge.drop(path, self.job.data.validation)[1]
+        self.progress.note(
+            f"narrower by {sum(map(len, bench.channels.values()))} units: drop {drop.value:.3f} in float"
+        )
+        return drop.value <= self.limit
+
+    def price(self, items: Mapping[str, Sequence[Candidate]]) -> Price:
+        """Bytes and seconds weigh equally, each as a share of the untouched network's; what is not asked less."""
+        whole = [c[0] for c in items.values()]
+        nbytes, seconds = sum(c.nbytes for c in whole), sum(c.seconds for c in whole)
+        asked = self.job.budget
+        by_size = asked.max_latency is None or asked.max_size is not None or asked.min_ratio is not None
+        by_time = seconds > 0 and (asked.max_latency is not None or asked.max_size is None)
+        return Price(
+            (1.0 if by_size else 0.1) / max(nbytes, 1), (1.0 if by_time else 0.1) / seconds if seconds else 0.0
+        )
+
+    def _measure(self, bench: Bench, exporter: Exporter, index: int, solution: Solution) -> Measured:
+        """Carries a plan out and scores it on the validation part; if it loses too much, once more after training."""
+        measured = self._scored(exporter, index, solution, made(self.job, bench, treatments_of(solution)), {})
+        if measured.bound <= self.limit or self.job.train is None or measured.drop > _HOPELESS:
+            return measured
+        settings = FineTune()
+        total = settings.epochs * -(-self.job.train.calibration.n // settings.batch_size)
+        with self.progress.stage("recover", total=total) as step:
+            trained = made(self.job, bench, treatments_of(solution), plain(settings), step)
+        again = self._scored(exporter, index, solution, trained, plain(settings))
+        return again if again.bound < measured.bound else measured
+
+    def _scored(
+        self, exporter: Exporter, index: int, solution: Solution, compressed: Compressed, recover: dict[str, Any]
+    ) -> Measured:
+        path = exporter.write(
+            compressed, self.folder.scratch(f"trial{len(self.trials)}-{index}" + self.job.target.suffix)
+        )
+        score, drop = self.judge.drop(path, self.job.data.validation)
+        nbytes = path.stat().st_size
+        clock = self._milliseconds(path) if self.job.budget.max_latency is not None else 0.0
+        path.unlink()
+        self.overhead = nbytes - solution.nbytes
+        margin = max(min(0.5 * (drop.high - drop.value), 0.3 * self.limit), 0.0)
+        self.progress.note(f"plan {index}: harm {solution.harm:.4g}, {nbytes} bytes, drop {drop.value:.3f}"
+                           + (", fine-tuned" if recover else ""))  # fmt: skip
+        return Measured(index, solution, drop.value, drop.value + margin, nbytes, _Scored(score.value, recover, clock))
+
+    def _within(self, points: Sequence[Solution], measure: Measure) -> list[Measured]:
+        """No drop is promised: the least harm that fits the size and the time asked for."""
+        tried: list[Measured] = []
+        start = 0
+        for _ in range(self.rounds):
+            fits = (i for i in range(start, len(points)) if self._promises(points[i], points[0]))
+            index = next(fits, len(points) - 1)
+            tried.append(measure(index, points[index]))
+            if self._small_and_fast(tried[-1]) or index == len(points) - 1:
+                break
+            start = index + max(1, (len(points) - index) // 8)
+        return tried
+
+    def _promises(self, point: Solution, whole: Solution) -> bool:
+        """Whether a plan is predicted to fit, by its bytes and by its share of the whole network's time."""
+        asked, share = self.job.budget, point.seconds / whole.seconds if whole.seconds else 1.0
+        fast = asked.max_latency is None or self._baseline_ms() * share <= asked.max_latency
+        return fast and point.nbytes + self.overhead <= self._largest()
+
+    def _largest(self) -> float:
+        """Bytes that the file may have."""
+        asked, base = self.job.budget, self.judge.baseline.stat().st_size
+        return min(asked.max_size or float("inf"), base / asked.min_ratio if asked.min_ratio else float("inf"))
+
+    def _baseline_ms(self) -> float:
+        if not self.baseline_ms:
+            self.baseline_ms = self._milliseconds(self.judge.baseline)
+        return self.baseline_ms
+
+    def _milliseconds(self, path: Path) -> float:
+        return compare([path], one_sample(self.job.data.validation), self.job.target, seconds=1.0)[0].median
+
+    def _small_and_fast(self, measured: Measured) -> bool:
+        limit = self.job.budget.max_latency
+        return measured.nbytes <= self._largest() and (limit is None or measured.extra.milliseconds <= limit)
+
+    def settled(self) -> Found:
+        """The cheapest plan that holds on the validation part; if none does, the one nearest to it.
+
+        Should it miss on the test part, a plan with more room is taken, at most twice: the report says how often the
+        test part was looked at.
+        """
+        fitting = [t for t in self.trials if self._fits(t)]
+        tried: list[_Trial] = []
+        for share in _RETREATS:
+            good = [t for t in fitting if t.measured.bound <= share * self.limit and t not in tried]
+            if not good:
+                break
+            tried.append(min(good, key=self._cost))
+            if self._test_drop(tried[-1]) <= self.limit:
+                return self._found(tried[-1], "")
+        if tried:
+            return self._found(min(tried, key=self._test_drop), "met on the validation part, missed on the test part")
+        nearest = min(
+            self.trials, key=lambda t: (max(t.measured.drop - self.limit, 0.0), not self._fits(t), self._cost(t))
+        )
+        return self._found(nearest, self._reason())
+
+    def _test_drop(self, trial: _Trial) -> float:
+        if self.limit == float("inf"):
+            return 0.0
+        compressed = made(self.job, trial.bench, treatments_of(trial.measured.solution), trial.measured.extra.recover)
+        path = trial.exporter.write(compressed, self.folder.scratch("candidate" + self.job.target.suffix))
+        return self.judge.drop(path, self.job.data.test)[1].value
+
+    def _fits(self, trial: _Trial) -> bool:
+        return self._small_and_fast(trial.measured)
+
+    def _cost(self, trial: _Trial) -> float:
+        base = self.judge.baseline.stat().st_size
+        return trial.measured.nbytes / base + trial.measured.solution.cost
+
+    def _reason(self) -> str:
+        fits = [t for t in self.trials if self._fits(t)]
+        near = min(self.trials, key=lambda t: t.measured.drop).measured
+        if not fits:
+            return f"the smallest plan that was measured takes {min(t.measured.nbytes for t in self.trials)} bytes"
+        return (
+            f"the safest of {len(self.trials)} measured plans still loses {near.drop:.2f} points on the validation part"
+        )
+
+    def _found(self, chosen: _Trial, reason: str) -> Found:
+        treatments = treatments_of(chosen.measured.solution)
+        recover = chosen.measured.extra.recover
+        plan = plan_of(self.job, chosen.bench, treatments, recover)
+        return Found(
+            chosen.bench, chosen.exporter, self.judge, treatments, plan, self.allowed,
+            tuple(self._point(t, t is chosen) for t in self.trials), chosen.measured.solution.picks, reason,
+            macs_before=self.whole.traced.macs,
+        )  # fmt: skip
+
+    def _point(self, trial: _Trial, chosen: bool) -> Point:
+        scale = self._scale()
+        predicted = (trial.measured.solution.harm + trial.bench.harm) * scale
+        return Point(
+            trial.measured.nbytes, predicted, trial.measured.extra.score, trial.measured.drop / 100, chosen=chosen
+        )
+
+    def _scale(self) -> float:
+        """Drop per unit of harm, fitted through the origin to all measured plans."""
+        pairs = [(t.measured.solution.harm + t.bench.harm, t.measured.drop / 100) for t in self.trials]
+        square = sum(h * h for h, _ in pairs)
+        return max(sum(h * d for h, d in pairs) / square, 0.0) if square else 0.0
