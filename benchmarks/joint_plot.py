@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7a6a00", "#8c8c8c")  # Okabe and Ito 2008
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#8c8c8c",
+    "#7a6a00",
+    "#8b1a1a",
+)  # Okabe and Ito 2008
 JOINT, SHOWN = "#111111", 6.0  # points below the original that are shown
 
 
@@ -26,8 +36,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     for panel, task in zip(panels[0], tasks, strict=True):
         _panel(panel, [r for r in points if r["what"] == task], colours)
     handles = {label: h for p in panels[0] for h, label in zip(*p.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=5, frameon=False)
-    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(3 * len(tasks), 5), frameon=False)
+    figure.tight_layout(rect=(0, 0.25 if len(tasks) == 1 else 0.14, 1, 1))
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
     return path
@@ -45,7 +55,7 @@ def _panel(panel: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, 
     panel.plot(kilobytes, percent, color=JOINT, lw=2.4, marker="o", ms=4, label="all together", zorder=5)
     panel.axhline(100 * original["value"], color="#999999", lw=0.8, ls=":")
     note = f"original: {100 * original['value']:.2f} %, {original['file_bytes'] / 1e3:.0f} kB"
-    panel.text(0.98, 100 * original["value"] + 0.06, note, ha="right", va="bottom", fontsize=7.5, color="#555555",
+    panel.text(0.02, 100 * original["value"] + 0.06, note, ha="left", va="bottom", fontsize=7.5, color="#555555",
                transform=panel.get_yaxis_transform())  # fmt: skip
     panel.set(
         title=original["what"], xlabel="size of the file, kB", ylabel="accuracy on the test part, %", xscale="log"
@@ -53,6 +63,7 @@ def _panel(panel: Any, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, 
     panel.set_ylim(floor, 100 * original["value"] + 0.6)
     shown = [r["file_bytes"] / 1e3 for r in rows if 100 * r["value"] >= floor and r is not original]
     panel.set_xlim(0.9 * min(shown), 1.1 * max(shown))
+    panel.tick_params(which="both", axis="x", pad=4, length=3)
     panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     panel.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if str(f"{x:g}")[0] in "25" else "")
     panel.spines[["top", "right"]].set_visible(False)

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from .plan import Plan, Treatment
     from .prune import NM, Magnitude, OptimalBrain, Wanda
     from .prune.channels import Channels
-    from .quantize import FixedPoint, LowFloat, NormalFloat, PowerOfTwo, QFormat, Uniform, accumulator_bits
+    from .quantize import (
+        FixedPoint,
+        IntegerNet,
+        LowFloat,
+        NormalFloat,
+        PowerOfTwo,
+        QFormat,
+        Uniform,
+        accumulator_bits,
+        integer_net,
+    )
     from .share import KMeans, Quantile
     from .stack import Stack
     from .statistics import Statistics
@@ -36,17 +46,17 @@ _HOMES = {
     "data": "load_data", "factorize": "SVD", "inspection": "inspect", "models": "Layer Model load",
     "models.packed": "load_into unpack_file", "plan": "Plan Treatment", "prune": "Magnitude NM OptimalBrain Wanda",
     "prune.channels": "Channels", "share": "KMeans Quantile", "stack": "Stack",
-    "quantize": "FixedPoint LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits",
+    "quantize": "FixedPoint IntegerNet LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits integer_net",
     "statistics": "Statistics", "targets": "OnnxRuntime OpenVINO Packed", "train": "Distillation FineTune",
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "NM", "SVD", "Budget", "BudgetNotMet", "Channels", "Compression", "Distillation", "FineTune", "FixedPoint",
-    "KMeans", "Layer", "LessenError", "LowFloat", "Magnitude", "Model", "NormalFloat", "OnnxRuntime", "OpenVINO",
-    "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "Stack", "Statistics", "Treatment",
-    "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "inspect", "load", "load_data", "load_into", "replay",
-    "unpack_file",
+    "IntegerNet", "KMeans", "Layer", "LessenError", "LowFloat", "Magnitude", "Model", "NormalFloat", "OnnxRuntime",
+    "OpenVINO", "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "Stack", "Statistics",
+    "Treatment", "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "inspect", "integer_net", "load",
+    "load_data", "load_into", "replay", "unpack_file",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from .propose import chosen_layers
 from .statistics import collect
 
 
-def apply(model: Any, technique: Any, data: Any = None, where: tuple[str, ...] = ()) -> nn.Module:
+def apply(model: Any, technique: Any, data: Any = None, where: str | tuple[str, ...] = ()) -> nn.Module:
     """A copy of the network with every layer that can be held this way held so; the original is not touched.
 
     Args:
@@ -29,6 +29,10 @@ def apply(model: Any, technique: Any, data: Any = None, where: tuple[str, ...] =
     Raises:
         LessenError: not one layer can be held this way; the first reason is given.
     """
+    if isinstance(technique, type) or not hasattr(technique, "encode"):
+        raise LessenError(
+            f"{technique!r} can't be applied to one layer", where="apply", mend="give an instance: Uniform(bits=8)"
+        )
     opened = load(model)
     if data is None:
         raise LessenError(
@@ -39,7 +43,7 @@ def apply(model: Any, technique: Any, data: Any = None, where: tuple[str, ...] =
     module, folded = fold_batchnorm(opened.module, opened.inputs)
     traced = trace(module, opened.inputs)
     bench = Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded)
-    allowed = chosen_layers(traced.layers, where, ())
+    allowed = chosen_layers(traced.layers, (where,) if isinstance(where, str) else where, ())
     treatments, reasons = {}, []
     for layer in traced.layers:
         if not allowed[layer.name]:

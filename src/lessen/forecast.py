@@ -107,7 +107,7 @@ def _seconds(layer: Layer, coding: Coding, plain: float, prices: Prices) -> floa
 
 def _encoded(layer: Layer, setting: Any) -> Coding | None:
     try:
-        return setting.encode(layer, Statistics())  # type: ignore[no-any-return]
+        return setting.encode(layer, Statistics())
     except LessenError:
         return None
 

@@ -17,8 +17,8 @@ def known() -> dict[str, type]:
     found: dict[str, type] = {"Channels": Channels}
     for package in (quantize, prune, share, factorize, stack):
         for name in package.__all__:
-            member = getattr(package, name)
-            if dataclasses.is_dataclass(member) and hasattr(member, "encode"):
+            member: Any = getattr(package, name)
+            if hasattr(member, "__dataclass_fields__") and hasattr(member, "encode"):
                 found[name] = member
     return found
 
@@ -30,7 +30,16 @@ def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
     words = [w.strip() for w in names.split(",") if w.strip()] if isinstance(names, str) else list(names)
     if not words:
         raise LessenError("no technique is named", where="--using", mend=did_you_mean("", known()))
-    return tuple(_one(w) if isinstance(w, str) else w for w in words)
+    return tuple(_one(w) if isinstance(w, str) else _technique(w) for w in words)
+
+
+def _technique(given: Any) -> Any:
+    kind = given if isinstance(given, type) else type(given)
+    if kind not in known().values() and not hasattr(kind, "encode"):
+        raise LessenError(
+            f"{given!r} is not a technique", where="--using", mend="give types or instances: Uniform, Uniform(bits=4)"
+        )
+    return given
 
 
 def _one(word: str) -> type:
@@ -44,7 +53,7 @@ def build(values: dict[str, Any], where: str = "plan") -> Any:
     """The inverse of `technique.describe`: {"technique": "Uniform", "bits": 4} -> Uniform(bits=4)."""
     name = values.get("technique")
     types = known()
-    if name not in types:
+    if not isinstance(name, str) or name not in types:
         raise LessenError(f"unknown technique {name!r}", where=where, mend=did_you_mean(str(name), types))
     fields = {f.name: f for f in dataclasses.fields(types[name])}
     options = {k: v for k, v in values.items() if k != "technique"}

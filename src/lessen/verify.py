@@ -37,7 +37,7 @@ class Judge:
     def original(self, part: Part) -> Score:
         """The original's own score on a part; run once."""
         if part.name not in self._scores:
-            self._session = self._session or self.job.target.session(self.baseline)
+            self._session = self._session or self.job.target.session(self.baseline, torch.get_num_threads())
             if self.job.metric.against == "reference":
                 self._reference[part.name] = outputs_of(self._session, part)
             self._scores[part.name] = evaluate(self.job.metric, self._session, part, self._reference.get(part.name))
@@ -49,7 +49,7 @@ class Judge:
         if key not in self._known:
             original = self.original(part)
             self.consulted += part.name == "test"
-            score = evaluate(self.job.metric, self.job.target.session(path), part, self._reference.get(part.name))
+            score = evaluate(self.job.metric, self.job.target.session(path, torch.get_num_threads()), part, self._reference.get(part.name))
             self._known[key] = (score, paired_drop(original, score))
         return self._known[key]
 

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from lessen.codings import Codebook, Dense, Grid, LowRank
+from lessen.models import Layer
+from lessen.models.onnx_import import load_onnx
 from lessen.targets import Coded, OnnxRuntime, OpenVINO, float_onnx
 from lessen.targets.chain import Chain
 from lessen.targets.decode import decoded, matrix_bytes
 from lessen.targets.graph import ort_session, serialized
 from lessen.targets.packing import WORDS, code_bytes, is_packed, packed
-from targets.small_nets import Gated, Residual, exported, grid, layers_of, noise, seeded, sqnr
+from targets.small_nets import Gated, Recurrent, Residual, exported, grid, layers_of, noise, seeded, sqnr
 
 TARGETS = [OnnxRuntime(), OpenVINO()]
 ROWS, COLUMNS = 61, 96  # 5856 codes: not a multiple of ten
@@ -198,3 +200,19 @@ def test_groups_of_four_bits_have_their_own_operator(tokens, tmp_path):
     kinds = [n.op_type for n in ir.load(path).graph]
     assert "MatMulNBits" in kinds
     ort_session(str(path))
+
+
+def test_recurrent_weights_of_an_imported_network(tmp_path):
+    module, _, graph = exported(Recurrent, noise(2, 5, 8))
+    (tmp_path / "float.onnx").write_bytes(serialized(graph))
+    network, x = load_onnx(tmp_path / "float.onnx"), noise(6, 5, 8)
+    again = float_onnx(network, (x,))
+    layers = tuple(Layer(k, "recurrent", p.detach()) for k, p in network.named_parameters() if "weight_" in k)
+    assert len(layers) == 2  # rows in the order of ONNX already
+    codings = {n.name: grid(n, 3) for n in layers}
+    path = OnnxRuntime().export(again, tmp_path / "m.onnx", Coded(layers, codings), {})
+    twin = {n.name: n.from_matrix(codings[n.name].decode()) for n in layers}
+    wanted = torch.func.functional_call(network, twin, (x,)).detach()
+    assert sqnr(wanted, module(x).detach()) < 40
+    for target in TARGETS:
+        assert sqnr(wanted, target.session(path)((x,))[0]) > 80

@@ -42,6 +42,11 @@ class ImageFolder:
                 mend="give --input-shape 3x224x224",
             )
         plain = Images.like(wanted, self.path)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (0, 1, plain.channels):
+                raise LessenError(
+                    f"{len(values)} values of {name} for {plain.channels} channels", where="--images", mend=_HOW
+                )
         return Images(plain.size, plain.channels, self.mean, self.std, crop=self.crop)
 
 

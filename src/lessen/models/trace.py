@@ -58,7 +58,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     except Exception as error:  # whatever stops the exporter, the network can still be worked on by module
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return _finish(module, _layers_by_type(module, inputs), None, f"torch.export: {why}")
-    names = {k: v for k, v in program.graph_signature.inputs_to_parameters.items()}
+    names = dict(program.graph_signature.inputs_to_parameters)
     batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
     return _finish(module, _layers_of_graph(module, program.graph, names, batch), program.graph, "")
 
@@ -213,7 +213,8 @@ def _macs_by_hooks(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, i
 
         return hook
 
-    handles = [m.register_forward_hook(count(p)) for p, m in module.named_modules() if isinstance(m, tuple(_TYPES))]
+    counted = [(p, m) for p, m in module.named_modules() if issubclass(type(m), tuple(_TYPES))]
+    handles = [m.register_forward_hook(count(p)) for p, m in counted]
     try:
         with torch.no_grad():
             module(*inputs)

@@ -69,5 +69,5 @@ class PowerOfTwo:
 
     @classmethod
     def offers(cls) -> tuple[PowerOfTwo, ...]:
-        """Four bits with one term and six with two."""
-        return (cls(4), cls(6, 2))
+        """Six bits with two terms: one term alone is above what a uniform grid of fewer bits reaches."""
+        return (cls(6, 2),)

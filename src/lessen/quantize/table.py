@@ -124,7 +124,7 @@ def _best(v: Tensor, w: Tensor, table: Tensor, scales: list[Tensor]) -> Tensor:
 
 def snapped(x: Tensor, table: Tensor) -> Tensor:
     """The nearest value of the table."""
-    return table[rank(x, table)]
+    return table.take(rank(x, table))  # much faster than indexing
 
 
 def rank(x: Tensor, table: Tensor) -> Tensor:

@@ -71,10 +71,15 @@ def costliest(layers: tuple[LayerRow, ...], count: int = _SHOWN) -> list[LayerRo
     return sorted(layers, key=lambda row: -row.bytes_after)[:count]
 
 
+def short(name: str, most: int = 56) -> str:
+    """The ends of a name that a converter made too long to read."""
+    return name if len(name) <= most else f"{name[: most // 2 - 2]} … {name[1 - most // 2 :]}"
+
+
 def _layers(report: Report) -> Iterator[RenderableType]:
     total = sum(row.harm or 0 for row in report.layers)
     rows = [
-        (row.name, textwrap.shorten(row.technique, 36, placeholder=" …") or "-",
+        (short(row.name), textwrap.shorten(row.technique, 36, placeholder=" …") or "-",
          f"{phrases.size(row.bytes_before)} to {phrases.size(row.bytes_after)}",
          phrases.share(row.harm / total) if total and row.harm is not None else "-")
         for row in costliest(report.layers)
@@ -84,10 +89,15 @@ def _layers(report: Report) -> Iterator[RenderableType]:
         names, how = {"width": min(28, max(21, *(len(row[0]) for row in rows))), **FOLD}, {"max_width": 18, **FOLD}
         yield table([("layers that cost most", names), ("how", how), ("bytes", RIGHT), ("harm", RIGHT)], rows)
     done = sum(row.done for row in report.layers)
-    left = f"; not traced: {', '.join(part.name for part in report.coverage.left)}" if report.coverage.left else ""
+    left = f"; not traced: {_few([part.name for part in report.coverage.left])}" if report.coverage.left else ""
     yield Text()
     integer = f", {report.kernels.integer} run in integer arithmetic" if report.kernels else ""
     yield line(f"{done} of {len(report.layers)} layers compressed{integer}{left}")
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(short(n) for n in names[:most]) + rest
 
 
 def _risks(report: Report) -> Iterator[RenderableType]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from ..errors import LessenError
@@ -39,7 +40,8 @@ def histograms(model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequen
 
 def observed(model: ir.Model, tensors: Sequence[str], batches: Iterable[Sequence[Any]]) -> Iterator[dict[str, Array]]:
     """The values of these tensors, a few samples at a time; `LessenError` when there are no samples."""
-    session = ort_session(serialized(_exposed(model, tensors)))
+    # As many threads as torch was told to use: more of them fight over a machine that has other work.
+    session = ort_session(serialized(_exposed(model, tensors)), intra_op_num_threads=torch.get_num_threads())
     inputs = [i.name for i in session.get_inputs()]
     outside = [n for n in tensors if n not in inputs]
     samples = 0

@@ -22,6 +22,7 @@ from .recurrent import write_recurrent
 from .weights import Int8Matrix, fits_int8, int8_matrix, is_float
 
 INT32 = 2**31 - 1
+FEW = 64  # channels: fewer scales of a bias take less in the file than computing them does
 PRODUCTS = {("MatMul", 1), ("Gemm", 1)}
 
 
@@ -152,14 +153,22 @@ def _write_bias(
     x = node.inputs[0]
     if bias is None or x is None or x.name not in ranges or bias.ndim != 1:
         return
-    scale = (ranges[str(x.name)].scale * _file_scale(site, matrix).astype(np.float64)).astype(np.float32)
-    codes = np.round(bias.astype(np.float64) / scale)
-    if np.abs(codes).max(initial=0) > INT32:  # a dead channel with a bias: its scale means nothing, keep the float
+    step = np.float32(ranges[str(x.name)].scale)
+    scale = step * _file_scale(site, matrix)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = np.round(bias.astype(np.float64) / scale)
+    if not np.abs(codes).max(initial=0) <= INT32:  # a dead channel with a bias: its scale means nothing
         return
     name = node.inputs[2].name  # type: ignore[union-attr]
+    chain = Chain(graph, str(name))
+    if len(scale) < FEW:
+        held = chain.constant("scale", scale)
+    else:  # the runtime multiplies at loading; four bytes a channel less
+        own = weight.producer().inputs[1]  # type: ignore[union-attr]
+        held = chain.op("Mul", own, chain.shared(f"step_{x.name}", step.reshape(1)))  # type: ignore[arg-type]
+        chain.place()
     pair = ir.node(
-        "DequantizeLinear",
-        [constant(graph, f"{name}_int32", codes.astype(np.int32)), constant(graph, f"{name}_scale", scale)],
+        "DequantizeLinear", [chain.constant("int32", codes.astype(np.int32)), held],
         attributes={"axis": 0}, name=f"{name}_dequantize",
     )  # fmt: skip
     pair.outputs[0].name = f"{name}_dequantized@{node.name}"
