@@ -107,7 +107,9 @@ class Compressed:
 
 def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
     """Carries out a plan: encodes each layer, puts the decoded weight in place, and corrects biases."""
-    layers, codings, why = bench.layers, {}, {}
+    layers = bench.layers
+    codings: dict[str, Coding] = {}
+    why: dict[str, str] = {}
     module = copy.deepcopy(bench.module)
     for name, treatment in treatments.items():
         if treatment.technique is None:

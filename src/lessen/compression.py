@@ -80,7 +80,7 @@ class Compression:
         Raises:
             LessenError: wrong use or bad input. A budget that can't be met is no error: see `report.budget.met`.
         """
-        with RunFolder(out) as folder, open(folder.path("run.log"), "w", encoding="utf-8") as log:
+        with RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
             progress = Progress(log, quiet=quiet)
             with progress.stage("load"):
                 job = self.open()
@@ -112,7 +112,7 @@ def replay(
 ) -> Result:  # fmt: skip
     """Carries out a plan: the same plan, model, data and versions give the same bytes."""
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    with RunFolder(out) as folder, open(folder.path("run.log"), "w", encoding="utf-8") as log:
+    with RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
         progress = Progress(log, quiet=quiet)
         with progress.stage("load"):
             job = open_job(model, data, Budget.nothing(), plan.target, None,

@@ -49,7 +49,12 @@ class Judge:
         if key not in self._known:
             original = self.original(part)
             self.consulted += part.name == "test"
-            score = evaluate(self.job.metric, self.job.target.session(path, torch.get_num_threads()), part, self._reference.get(part.name))
+            score = evaluate(
+                self.job.metric,
+                self.job.target.session(path, torch.get_num_threads()),
+                part,
+                self._reference.get(part.name),
+            )
             self._known[key] = (score, paired_drop(original, score))
         return self._known[key]
 

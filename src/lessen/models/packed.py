@@ -38,6 +38,7 @@ def weight_of(package: Package, name: str, scale: Tensor | None = None) -> Tenso
     whole = isinstance(shape, list) and all(isinstance(d, int) and d > 0 for d in shape)
     if not whole or kind not in KINDS or not isinstance(axis, int) or not isinstance(groups, int) or groups < 1:
         raise LessenError("its layout makes no sense", where=name, mend="the file is damaged: write it again")
+    assert isinstance(shape, list)
     layer = Layer(name, str(kind), torch.empty(shape, device="meta"), axis, groups)
     if not 0 <= axis < len(shape) or matrix.numel() != layer.weight.numel() or shape[0] % groups:
         raise LessenError(f"a matrix {tuple(matrix.shape)} does not fit a parameter {shape}", where=name)

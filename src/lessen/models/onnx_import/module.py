@@ -163,5 +163,3 @@ def _load(path: Path) -> OnnxModule:
     ir.external_data.set_base_dir(model.graph, path.parent.resolve())
     del proto
     return OnnxModule(model, str(path))
-
-

@@ -44,9 +44,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, ValueError, RuntimeError) as error:
-        raise LessenError(
-            f"not an ONNX file, or a damaged one ({error})", where=str(path), mend=MEND
-        ) from error
+        raise LessenError(f"not an ONNX file, or a damaged one ({error})", where=str(path), mend=MEND) from error
     except OSError as error:
         raise LessenError(f"can't be read ({error.strerror})", where=str(path), mend="check the file") from error
     return model

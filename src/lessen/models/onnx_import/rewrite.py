@@ -119,4 +119,3 @@ def _describe(node: ir.Node, layer: nn.Module) -> None:
                         ("pads", (*padding, *padding))):  # fmt: skip
         node.attributes[name] = ir.AttrInt64s(name, [int(v) for v in value])
     node.attributes["group"] = ir.AttrInt64("group", layer.groups)
-
