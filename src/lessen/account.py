@@ -12,7 +12,7 @@ from typing import Any
 
 from .bench import Compressed
 from .budget import Budget
-from .codings import Codebook, Coding, Grid, LowRank, Sparse
+from .codings import Codebook, Coding, Grid, LowRank, ScaledCodebook, Sparse
 from .data import Score, enough
 from .data.interval import Drop as PairedDrop
 from .data.interval import _relative as is_relative
@@ -168,7 +168,7 @@ def bits_of(coding: Coding) -> float:
     """Bits of one stored weight before entropy coding."""
     if isinstance(coding, Grid):
         return float(coding.bits)
-    if isinstance(coding, Codebook):
+    if isinstance(coding, (Codebook, ScaledCodebook)):
         return math.ceil(math.log2(max(coding.centroids.shape[1], 2)))
     if isinstance(coding, LowRank):
         rows, columns = coding.shape
@@ -200,7 +200,10 @@ def _risks(
     if found.judge.consulted > 1:
         risks.append(f"the test part was looked at {found.judge.consulted} times, so its drop is slightly flattered")
     if found.bench.traced.why:
-        risks.append(f"the network could not be traced ({found.bench.traced.why}); layers were found by module type")
+        risks.append(
+            f"torch.export can't follow the network ({found.bench.traced.why}): layers were found by module type, and "
+            "the file holds the branches that the example inputs took"
+        )
     return (*risks, *found.risks)
 
 

@@ -29,6 +29,10 @@ def write_packed(path: Path, compressed: Compressed, graph: ir.Model, plan: Plan
     """
     compressed = _whole(compressed)
     package = package_of(graph, coded_of(compressed))
+    if hasattr(compressed.module, "to_onnx"):  # it came as a graph and has no other class to go back to
+        info = package.info | {"plan_sha256": plan.sha256(), "model_sha256": plan.model}
+        write_lessen(path, replace(package, info=info))
+        return path
     state = {
         k: v.detach().contiguous() for k, v in compressed.module.state_dict().items() if isinstance(v, torch.Tensor)
     }

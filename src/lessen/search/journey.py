@@ -13,6 +13,7 @@ from ..propose import chosen_layers, settings_of
 from ..prune.channels import Channels
 from ..report import Progress
 from ..smoothing import smoothed_bench
+from ..targets.locate import locate_all
 from ..verify import Judge
 from . import widths
 from .found import Found
@@ -39,6 +40,10 @@ def journey(
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
         judge = Judge(job, original_file(job, exporter, folder))
         judge.original(job.data.validation)
+    placed = locate_all(exporter.graph, bench.traced.layers)
+    for name in bench.layers:
+        if name not in placed and not allowed[name]:
+            allowed[name] = "its weight is not a plain constant of the exported graph (inside a branch or computed)"
     with progress.stage("costs"):
         prices = prices_of(job, exporter)
     track = Track(job, judge, folder, progress, prices, allowed, rounds, bench)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..errors import LessenError
+from ..errors import LessenError, extra
 from .graph import drop_unused, run_onnx
 from .locate import PARAMETER, PERMUTED
 from .tidy import tidied
@@ -106,6 +106,8 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ir.Model:
             return program.model
         except Exception as error:  # torch.export and the ONNX exporter raise anything
             failure = error
+    with contextlib.suppress(Exception):
+        return _recorded(module, inputs)
     cause = failure.__cause__ or failure if failure is not None else None
     why = (str(cause).strip().splitlines() or [""])[0][:300]
     raise LessenError(
@@ -113,6 +115,20 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ir.Model:
         where=type(module).__name__,
         mend="see torch.export's documentation on what can be traced; or export it to ONNX yourself and give that file",
     ) from failure
+
+
+def _recorded(module: nn.Module, inputs: tuple[Tensor, ...]) -> ir.Model:
+    """The operators of one run, where torch.export can't follow the code: branches stay as these inputs went."""
+    names = [f"input{i}" for i in range(len(inputs))]
+    axes = {name: {0: "batch"} for name, x in zip(names, inputs, strict=True) if x.ndim}
+    file = io.BytesIO()
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            module, inputs, file, dynamo=False,  # type: ignore[arg-type]
+            opset_version=OPSET, input_names=names, dynamic_axes=axes,
+            do_constant_folding=False,
+        )  # fmt: skip
+    return ir.from_proto(extra("onnx", "onnxruntime").load_model_from_string(file.getvalue()))
 
 
 def _attempts(inputs: tuple[Tensor, ...]) -> Iterator[tuple[tuple[Tensor, ...], Any]]:

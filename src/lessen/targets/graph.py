@@ -65,7 +65,9 @@ def serialized(model: ir.Model) -> bytes:
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size > LARGEST:
         raise LessenError(f"{size / 2**30:.1f} GiB of weights don't fit one ONNX file (at most 2 GiB)")
-    return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]  # shapes in between: every runtime works them out, and they can be a tenth of a file
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def ort_session(source: bytes | str, **settings: Any) -> Any:
