@@ -24,11 +24,11 @@ from .machine import machine, versions
 from .onnx_file import write_whole
 from .qdq import activations
 from .ranges import Range
-from .target import Target
+from .target import Events, Target
 from .weights import is_float, rounded
 
 RUNS = 12
-VERSION = 3
+VERSION = 5
 PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"}  # operators of the float graph
 
 
@@ -145,7 +145,7 @@ def profiled(
     with tempfile.TemporaryDirectory() as folder:
         path = target.export(model, Path(folder) / "profiled.onnx", coded, ranges)
         events = target.profile(path, first_samples(inputs, 1), RUNS)
-    return _shared_out(events, _products(model, layers))
+    return _shared_out(events, _Products.of(model, layers))
 
 
 def _plain_grid(layer: Layer) -> Grid:
@@ -154,31 +154,57 @@ def _plain_grid(layer: Layer) -> Grid:
     return Grid(matrix.codes, scale, scale.new_zeros(scale.shape).char(), 8)
 
 
-def _products(model: ir.Model, layers: tuple[Layer, ...]) -> list[Layer | None]:
-    """The layer of every product in the graph, in its order; None for a product of two activations."""
-    owner = {id(node): s.layer for s in locate_all(model, layers).values() for node, _ in s.uses}
-    nodes = (n for n in model.graph if n.op_type in PRODUCTS)
-    return [owner.get(id(n)) for n in nodes if not all(map(is_constant, n.inputs))]
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """The products of a graph, in its order and by every name that a runtime may call them; None: two activations."""
+
+    ordered: list[Layer | None]
+    named: dict[str, Layer | None]
+
+    @classmethod
+    def of(cls, model: ir.Model, layers: tuple[Layer, ...]) -> _Products:
+        owner = {id(node): s.layer for s in locate_all(model, layers).values() for node, _ in s.uses}
+        nodes = [n for n in model.graph if n.op_type in PRODUCTS and not all(map(is_constant, n.inputs))]
+        named = {name: owner.get(id(n)) for n in nodes for name in _names(n)}
+        return cls([owner.get(id(n)) for n in nodes], named)
+
+    def called(self, event: str) -> str | None:
+        """The name of ours that a runtime's event goes by; None if it made one up."""
+        tried = (event, event.split("/")[0], event.split("_nchwc")[0], event.split("_token_")[0])
+        return next((name for name in tried if name in self.named), None)
 
 
-def _shared_out(events: Sequence[tuple[bool, float]], products: list[Layer | None]) -> dict[Layer, float]:
+def _names(node: ir.Node) -> list[str]:
+    """The node's name, its output's, and that of the activation that a runtime fuses behind it."""
+    out = node.outputs[0]
+    users = [use.node for use in out.uses()]
+    behind = [users[0].outputs[0].name] if len(users) == 1 and users[0].op_type in ("Relu", "Clip") else []
+    return [str(n) for n in (node.name, out.name, *behind) if n]
+
+
+def _shared_out(events: Events, products: _Products) -> dict[Layer, float]:
     """Time between one product and the next belongs to the first; before the first, to it too.
 
-    When the runtime made another number of products of the graph, the time of all of them is shared out by MACs.
+    A product is known by its name, else by its place among the products. When the runtime made another number of
+    them and calls most by names of its own, the time of all is shared out by MACs.
     """
-    total: dict[Layer, float] = {}
-    found = sum(product for product, _ in events)
-    if found != len(products):
-        layers = [x for x in products if x is not None]
+    made = [products.called(name) for product, _, name in events if product]
+    same = len(made) == len(products.ordered)
+    if not same and 2 * sum(name is not None for name in made) < len(products.ordered):
+        layers = [x for x in products.ordered if x is not None]
         macs = sum(x.macs for x in layers) or 1
-        return {x: sum(s for _, s in events) * x.macs / macs for x in layers}
-    at = -1
-    for product, seconds in events:
-        at += product
-        layer = products[max(at, 0)] if products else None
+        return {x: sum(e[1] for e in events) * x.macs / macs for x in layers}
+    total: dict[Layer, float] = {}
+    at, layer = -1, products.ordered[0] if products.ordered else None
+    for product, seconds, _ in events:
+        if product:
+            at += 1
+            name = made[at]
+            layer = products.named[name] if name is not None else products.ordered[at] if same else layer
         if layer is not None:
             total[layer] = total.get(layer, 0.0) + seconds
-    return total
+    rate = sum(total.values()) / max(sum(x.macs for x in total), 1)
+    return {x: x.macs * rate for x in products.ordered if x is not None} | total  # one that vanished in another
 
 
 def _has_cost(layer: Layer) -> bool:

@@ -80,7 +80,10 @@ class OnnxRuntime:
             events = json.loads(Path(session.end_profiling()).read_text())
         nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
         each = len(nodes) // runs
-        rows = [(e["args"]["op_name"] in INTEGER | FLOAT, e["dur"] * 1e-6) for e in nodes]
+        rows = [
+            (e["args"]["op_name"] in INTEGER | FLOAT, e["dur"] * 1e-6, e["name"].removesuffix("_kernel_time"))
+            for e in nodes
+        ]
         return least(rows[i * each : (i + 1) * each] for i in range(runs))
 
     def verify(self, path: Path) -> Kernels:

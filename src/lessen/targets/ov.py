@@ -101,7 +101,7 @@ class OpenVINO:
         for _ in range(runs):
             request.infer(arrays)
             done = [p for p in request.profiling_info if str(p.status).endswith("EXECUTED")]
-            rows.append([(p.node_type in PRODUCTS, p.real_time.total_seconds()) for p in done])
+            rows.append([(p.node_type in PRODUCTS, p.real_time.total_seconds(), str(p.node_name)) for p in done])
         return least(rows)
 
     def verify(self, path: Path) -> Kernels:

@@ -16,7 +16,7 @@ from .coded import Coded
 from .ranges import Range
 
 Session = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
-Events = list[tuple[bool, float]]  # (is a product with weights or of two activations, seconds)
+Events = list[tuple[bool, float, str]]  # (is a product, seconds, the runtime's name for it), in order of execution
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Target(Protocol):
         ...
 
 
-def least(runs: Iterable[Sequence[tuple[bool, float]]]) -> Events:
+def least(runs: Iterable[Sequence[tuple[bool, float, str]]]) -> Events:
     """Of each event its least time over the runs: whatever disturbs only makes it longer."""
     columns = list(zip(*runs))  # a run that the runtime profiled in part is as long as it is
-    return [(events[0][0], min(s for _, s in events)) for events in columns]
+    return [(events[0][0], min(e[1] for e in events), events[0][2]) for events in columns]
