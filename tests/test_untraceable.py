@@ -1,9 +1,9 @@
 """A network that torch.export can't follow: found by module type, exported as it ran, the risk told."""
 
-import small
 import torch
 from torch import nn
 
+import small
 from lessen import Compression, Uniform
 
 

@@ -11,7 +11,7 @@ from ..report import Progress
 from ..statistics import Statistics, collect
 from ..verify import one_sample
 
-_LARGE_SAMPLE, _ENOUGH = 4096, 96  # values of one sample above which this many samples settle second moments
+_LARGE_SAMPLE, _ENOUGH = 4096, 64  # values of one sample above which this many samples settle second moments
 
 
 def prepared(job: Job, progress: Progress) -> Bench:
