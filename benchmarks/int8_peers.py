@@ -201,16 +201,18 @@ def main() -> None:
     """Run, print, write."""
     parser = common.parser(__doc__ or "", f"{QUICK} alone")
     parser.add_argument("--models", help=f"of {', '.join(TASKS)}; by default {DEFAULT}")
+    parser.add_argument("--ours", help=f"of {', '.join(OURS)}; by default all, with --quick the first")
     parser.add_argument("--seconds", type=float, default=20.0, help="of timing, for each model and runtime")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    ours = options.ours.split(",") if options.ours else list(OURS)[: 1 if options.quick else None]
     for what in (options.models or (QUICK if options.quick else DEFAULT)).split(","):
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             contest = Contest(what, TASKS[what](), Path(folder), 2.0 if options.quick else options.seconds)
-            rows = contest.run({"lessen": OURS["lessen"]} if options.quick else OURS)
+            rows = contest.run({who: OURS[who] for who in ours})
         seconds = time.perf_counter() - started
         common.show(rows)
         print(f"{what}: {seconds:.0f} s", flush=True)

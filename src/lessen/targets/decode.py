@@ -12,7 +12,8 @@ from .locate import Site
 from .packing import code_bytes, is_packed, stored_codes
 from .weights import signed_bits
 
-NODES = 220  # bytes that the nodes of one weight take in the file, about
+NODES = 190  # bytes that the nodes of one weight take in the file, about
+BOOK_NODES = 50  # the same where one table serves all rows
 NBITS = {4, 8}  # what MatMulNBits multiplies with
 OP = "MatMulNBits"
 DOMAIN = "com.microsoft"
@@ -40,7 +41,8 @@ def matrix_bytes(coding: Coding) -> int:
         zeros = 0 if coding.symmetric else zero_points(coding).nbytes
         return codes + 4 * scale.numel() + zeros + (NODES if scale.shape[1] == 1 else 2 * NODES)
     if isinstance(coding, Codebook):
-        return code_bytes(rows * columns, _index_bits(coding)) + 4 * coding.centroids.numel() + NODES
+        nodes = BOOK_NODES if coding.centroids.shape[0] == 1 else NODES
+        return code_bytes(rows * columns, _index_bits(coding)) + 4 * coding.centroids.numel() + nodes
     if isinstance(coding, LowRank):
         return matrix_bytes(coding.left) + matrix_bytes(coding.right)
     return 4 * rows * columns
