@@ -13,7 +13,7 @@ from lessen.models.packed import load_into, load_packed
 from lessen.packed import write_packed
 from lessen.plan import Plan, Treatment
 from lessen.quantize import Uniform
-from lessen.smoothing import smoothed_bench
+from lessen.smoothing import STRENGTH, smoothed_bench
 from lessen.statistics import collect
 from lessen.statistics.losses import error_of_outputs
 from lessen.targets import OnnxRuntime, Packed
@@ -53,7 +53,7 @@ def test_integers_gain_and_the_network_in_torch_is_the_same(benches, tmp_path):
         path = door.write(made, tmp_path / f"{name}.onnx")
         found[name] = sqnr(wanted, OnnxRuntime().session(path)((TOKENS,))[0])
     assert found["smooth"] > found["plain"] + 3
-    assert smooth.smooth == 0.7 and plain.smooth is None
+    assert smooth.smooth == STRENGTH and plain.smooth is None
     floats = second.write_original(tmp_path / "float.onnx")
     assert sqnr(wanted, OnnxRuntime().session(floats)((TOKENS,))[0]) > 90
 
