@@ -69,3 +69,9 @@ def test_a_missing_or_binary_file_is_named(tmp_path):
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LessenError, match="not text"):
         Plan.load(tmp_path / "bytes.yaml")
+
+
+def test_a_plan_says_when_its_widths_were_fine_tuned():
+    plan = Plan("packed", channels={"0": (1, 2)}, tuned_widths=True)
+    assert Plan.from_yaml(plan.to_yaml()).tuned_widths is True
+    assert "tuned_widths" not in Plan("packed").to_yaml()

@@ -15,7 +15,7 @@ from .budget import Budget
 from .codings import Codebook, Coding, Grid, LowRank, ScaledCodebook, Sparse
 from .data import Score, enough
 from .data.interval import Drop as PairedDrop
-from .data.interval import _relative as is_relative
+from .data.interval import is_relative
 from .errors import LessenError
 from .folder import RunFolder
 from .job import Job

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import Metric, Score, evaluate, load_data, metric_for, outputs_of
-from .data.interval import _relative as is_relative
+from .data.interval import is_relative
 from .errors import LessenError
 from .job import example_like
 from .models import Model, load, trace

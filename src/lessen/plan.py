@@ -46,6 +46,7 @@ class Plan:
         seed: seed of every private generator.
         model, data: digests of what the plan was made for.
         recover: settings of the fine-tuning, empty for none.
+        tuned_widths: the narrower network was fine-tuned before it was coded; needs the same training data again.
         smooth: strength of smoothing before anything is coded (`SmoothQuant`); None for none.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     data: str = ""
     recover: Mapping[str, Any] = field(default_factory=dict)
     smooth: float | None = None
+    tuned_widths: bool = False
 
     def to_yaml(self) -> str:
         """The plan as text; equal plans give equal text."""
@@ -66,6 +68,8 @@ class Plan:
             values["recover"] = dict(self.recover)
         if self.smooth is not None:
             values["smooth"] = self.smooth
+        if self.tuned_widths:
+            values["tuned_widths"] = True
         if self.channels:
             values["channels"] = {k: _ranges(v) for k, v in self.channels.items()}
         values["layers"] = {k: t.describe() for k, t in self.layers.items()}
@@ -79,7 +83,7 @@ class Plan:
     def from_yaml(cls, text: str, where: str = "plan") -> Plan:
         """Reads a plan; an error names the line that is wrong."""
         values, lines = _parse(text, where)
-        known = {"lessen", "target", "seed", "model", "data", "recover", "smooth", "channels", "layers"}
+        known = {"lessen", "target", "seed", "model", "data", "recover", "smooth", "tuned_widths", "channels", "layers"}
         for key in values:
             if key not in known:
                 raise LessenError(
@@ -99,6 +103,7 @@ class Plan:
             model=str(values.get("model", "")),
             data=str(values.get("data", "")),
             recover=_mapping(values, "recover", where, lines),
+            tuned_widths=values.get("tuned_widths") is True,
             smooth=_strength(values, where, lines),
         )
 

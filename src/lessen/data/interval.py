@@ -79,7 +79,7 @@ def drop_of(metric: Metric, baseline: float, result: float) -> float:
     worse = (baseline - result) if metric.higher_is_better else (result - baseline)
     if worse == 0:
         return 0.0
-    if not _relative(metric, baseline):
+    if not is_relative(metric, baseline):
         return 100 * worse
     return 100 * worse / abs(baseline) if baseline else math.copysign(math.inf, worse)
 
@@ -105,7 +105,7 @@ def enough(n: int, max_drop: float, metric: Metric | None = None) -> str | None:
     )
 
 
-def _relative(metric: Metric, baseline: float) -> bool:
+def is_relative(metric: Metric, baseline: float) -> bool:
     if metric.unit == "auto":
         return not (metric.higher_is_better and -1 <= baseline <= 1)
     return metric.unit == "relative"
@@ -115,7 +115,7 @@ def _from_samples(baseline: Score, result: Score, confidence: float) -> tuple[fl
     assert baseline.per_sample is not None and result.per_sample is not None
     before, after = baseline.per_sample, result.per_sample
     sign = 100.0 if baseline.metric.higher_is_better else -100.0
-    if _relative(baseline.metric, baseline.value) and baseline.value:
+    if is_relative(baseline.metric, baseline.value) and baseline.value:
         # delta method: what one sample adds to the ratio of the means, over and above the ratio itself
         influence = sign * (before * (result.value / baseline.value) - after) / abs(baseline.value)
         drop = drop_of(baseline.metric, baseline.value, result.value)
@@ -159,7 +159,7 @@ def _bootstrap(baseline: Score, result: Score, confidence: float) -> tuple[float
         return math.nan, math.nan, "none: the metric fails on resamples"
     tails = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = torch.quantile(finite, tails).tolist()
-    if not _relative(baseline.metric, baseline.value):  # resamples of equal answers show no spread at all; add the
+    if not is_relative(baseline.metric, baseline.value):  # resamples of equal answers show no spread at all; add the
         value = drop_of(baseline.metric, baseline.value, result.value)  # weight of one imagined loss and one gain
         least = 100 * NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(2) / (baseline.n + 2)
         low, high = min(low, value - least), max(high, value + least)

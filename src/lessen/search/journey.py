@@ -76,7 +76,7 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
         judge = Judge(job, original_file(job, exporter, folder))
     macs = bench.traced.macs
     if plan.channels:
-        bench = widths.removed(job, bench, plan.channels, progress)
+        bench = widths.removed(job, bench, plan, progress)
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
     if plan.smooth is not None:
         variant = smoothed_bench(bench, exporter, plan.smooth)

@@ -14,6 +14,7 @@ from ..job import Job
 from ..models import Layer, trace
 from ..models.groups import Group, Grouping, Member, find_groups
 from ..models.surgery import shrink_with_edits
+from ..plan import Plan
 from ..prune.channels import Channels, magnitude, taylor
 from ..report import Progress
 from ..train import FineTune, copied, finetune
@@ -37,21 +38,29 @@ def shrunk(job: Job, bench: Bench, technique: Channels, progress: Progress) -> B
         except LessenError as error:
             progress.note(f"channels: {error}")
             return None
-    return _cut(job, bench, grouping, units, harm, progress) if units else None
+    return _cut(job, bench, grouping, units, harm, progress, job.train is not None) if units else None
 
 
-def removed(job: Job, bench: Bench, channels: Mapping[str, tuple[int, ...]], progress: Progress) -> Bench:
-    """The bench without the units that a plan names."""
+def removed(job: Job, bench: Bench, plan: Plan, progress: Progress) -> Bench:
+    """The bench without the units that a plan names, fine-tuned if it was when the plan was made."""
+    if plan.tuned_widths and job.train is None:
+        raise LessenError("the plan was fine-tuned", where="plan, tuned_widths", mend="give the same --train data")
     with progress.stage("channels"):
         grouping = find_groups(bench.module, job.model.inputs)
-    made = _cut(job, bench, grouping, channels, 0.0, progress)
+    made = _cut(job, bench, grouping, plan.channels, 0.0, progress, plan.tuned_widths)
     if made is None:
         raise LessenError("these channels can't be removed", where="plan, channels")
     return made
 
 
 def _cut(
-    job: Job, bench: Bench, grouping: Grouping, units: Mapping[str, tuple[int, ...]], harm: float, progress: Progress
+    job: Job,
+    bench: Bench,
+    grouping: Grouping,
+    units: Mapping[str, tuple[int, ...]],
+    harm: float,
+    progress: Progress,
+    tune: bool,
 ) -> Bench | None:
     with progress.stage("channels"):
         try:
@@ -62,7 +71,7 @@ def _cut(
             progress.note(f"channels: {error}")
             return None
     module = made.model
-    if job.train is not None:
+    if tune:
         module = _tuned(job, module, progress)
     with progress.stage("trace"):
         traced = trace(module, job.model.inputs)
