@@ -48,9 +48,9 @@ def nncf_openvino(source: Path, samples: Sequence[Feed], out: Path, transformer:
     """`nncf.quantize` of the OpenVINO model; saved as OpenVINO saves by default."""
     import openvino
 
-    nncf = _nncf()
+    nncf = nncf_quiet()
     clock = Clock()
-    positional, named = _asked(nncf, samples, transformer)
+    positional, named = asked(nncf, samples, transformer)
     model = nncf.quantize(openvino.Core().read_model(source), *positional, **named)
     path = out.with_suffix(".xml")
     openvino.save_model(model, path)
@@ -61,9 +61,9 @@ def nncf_onnx(source: Path, samples: Sequence[Feed], out: Path, transformer: boo
     """`nncf.quantize` of the ONNX model: a file that both runtimes read."""
     import onnx
 
-    nncf = _nncf()
+    nncf = nncf_quiet()
     clock = Clock()
-    positional, named = _asked(nncf, samples, transformer)
+    positional, named = asked(nncf, samples, transformer)
     onnx.save(nncf.quantize(onnx.load(source), *positional, **named), out)
     return clock.made(out)
 
@@ -111,7 +111,7 @@ def file_bytes(path: Path) -> int:
     return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
 
 
-def _nncf() -> Any:
+def nncf_quiet() -> Any:
     os.environ.setdefault("NNCF_DISABLE_TELEMETRY", "1")
     import nncf
 
@@ -119,7 +119,7 @@ def _nncf() -> Any:
     return nncf
 
 
-def _asked(nncf: Any, samples: Sequence[Feed], transformer: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def asked(nncf: Any, samples: Sequence[Feed], transformer: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """All defaults, but for the mode that its documentation asks for with transformers."""
     return (nncf.Dataset(list(samples)),), {"model_type": nncf.ModelType.TRANSFORMER} if transformer else {}
 

@@ -29,7 +29,7 @@ KNOWS = {
     "budget": {"errors"},
     "data": {"budget", "errors", "userfile"},
     "targets": {"codings", "errors", "models"},
-    "train": {"codings", "data", "errors", "models"},
+    "train": {"codings", "data", "errors", "models", "prune", "quantize", "statistics"},
     "report": {"budget", "errors"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -15,12 +15,28 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .compression import Compression, Result, compress, replay
     from .data import load_data
+    from .diagnosis import Diagnosis, diagnose
     from .factorize import SVD
     from .inspection import inspect
+    from .integers import write_integers
     from .models import Layer, Model, load
+    from .models.batchnorm import reestimated
+    from .models.equalize import equalized
     from .models.packed import load_into, unpack_file
     from .plan import Plan, Treatment
-    from .prune import NM, Magnitude, OptimalBrain, Wanda
+    from .prune import (
+        NM,
+        Blocks,
+        ExactOBS,
+        Fisher,
+        LearnedMask,
+        Magnitude,
+        OptimalBrain,
+        Snip,
+        Taylor,
+        Threshold,
+        Wanda,
+    )
     from .prune.channels import Channels
     from .quantize import (
         FixedPoint,
@@ -36,27 +52,53 @@ if TYPE_CHECKING:
     from .share import KMeans, Quantile
     from .stack import Stack
     from .statistics import Statistics
+    from .statistics.datafree import made_up
     from .targets import OnnxRuntime, OpenVINO, Packed
-    from .train import Distillation, FineTune
+    from .train import (
+        GMP,
+        IMP,
+        L0,
+        L1,
+        LSQ,
+        PACT,
+        STR,
+        Adaptive,
+        Distillation,
+        FineTune,
+        GroupLasso,
+        LearnedPruning,
+        Movement,
+        RigL,
+        Slimming,
+        StraightThrough,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "application": "apply", "budget": "Budget", "compression": "Compression Result compress replay",
-    "data": "load_data", "factorize": "SVD", "inspection": "inspect", "models": "Layer Model load",
-    "models.packed": "load_into unpack_file", "plan": "Plan Treatment", "prune": "Magnitude NM OptimalBrain Wanda",
+    "data": "load_data", "diagnosis": "Diagnosis diagnose", "factorize": "SVD", "inspection": "inspect",
+    "integers": "write_integers", "models": "Layer Model load",
+    "models.batchnorm": "reestimated", "models.equalize": "equalized",
+    "models.packed": "load_into unpack_file", "plan": "Plan Treatment",
+    "prune": "Blocks ExactOBS Fisher LearnedMask Magnitude NM OptimalBrain Snip Taylor Threshold Wanda",
     "prune.channels": "Channels", "share": "KMeans Quantile", "stack": "Stack",
     "quantize": "FixedPoint IntegerNet LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits integer_net",
-    "statistics": "Statistics", "targets": "OnnxRuntime OpenVINO Packed", "train": "Distillation FineTune",
+    "statistics": "Statistics", "statistics.datafree": "made_up", "targets": "OnnxRuntime OpenVINO Packed",
+    "train": "Adaptive Distillation FineTune GMP GroupLasso IMP L0 L1 LSQ LearnedPruning Movement PACT RigL STR "
+    "Slimming StraightThrough",
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "NM", "SVD", "Budget", "BudgetNotMet", "Channels", "Compression", "Distillation", "FineTune", "FixedPoint",
-    "IntegerNet", "KMeans", "Layer", "LessenError", "LowFloat", "Magnitude", "Model", "NormalFloat", "OnnxRuntime",
-    "OpenVINO", "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "Stack", "Statistics",
-    "Treatment", "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "inspect", "integer_net", "load",
-    "load_data", "load_into", "replay", "unpack_file",
+    "GMP", "IMP", "L0", "L1", "LSQ", "NM", "PACT", "STR", "SVD", "Adaptive", "Blocks", "Budget", "BudgetNotMet",
+    "Channels", "Compression", "Diagnosis", "Distillation", "ExactOBS", "FineTune", "Fisher", "FixedPoint",
+    "GroupLasso", "IntegerNet", "KMeans", "Layer", "LearnedMask", "LearnedPruning", "LessenError", "LowFloat",
+    "Magnitude", "Model", "Movement", "NormalFloat", "OnnxRuntime", "OpenVINO", "OptimalBrain", "Packed", "Plan",
+    "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL", "Slimming", "Snip", "Stack", "Statistics", "StraightThrough",
+    "Taylor", "Threshold", "Treatment", "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "diagnose",
+    "equalized", "inspect", "integer_net", "load", "load_data", "load_into", "made_up", "reestimated", "replay",
+    "unpack_file", "write_integers",
 ]  # fmt: skip
 
 

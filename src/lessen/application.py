@@ -2,58 +2,90 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
+from .allocation import allocated
 from .bench import Bench, realize
 from .data import load_data
 from .errors import LessenError
+from .in_turn import realize_in_turn
 from .models import fold_batchnorm, load, trace
 from .plan import Treatment
 from .propose import chosen_layers
 from .statistics import collect
+from .training import trained
 
 
-def apply(model: Any, technique: Any, data: Any = None, where: str | tuple[str, ...] = ()) -> nn.Module:
+def apply(
+    model: Any, technique: Any, data: Any = None, where: str | tuple[str, ...] = (), in_turn: bool = False
+) -> nn.Module:
     """A copy of the network with every layer that can be held this way held so; the original is not touched.
 
     Args:
         model: an `nn.Module`, "file.py:factory", or a path.
-        technique: one instance, `Uniform(bits=4)`.
+        technique: one instance, `Uniform(bits=4)`; or one that trains, `RigL(sparsity=0.9)`, on all of `data`.
         data: calibration samples, as for `compress`; None works without statistics (no error feedback).
         where: globs of layers; none means all.
+        in_turn: each layer is coded for what the layers coded before it hand it, and makes up for their errors as far
+            as it can (see `realize_in_turn`); better with few bits, and takes longer.
 
     The copy computes with the decoded weights; `lessen.compress` writes files that are really smaller.
 
     Raises:
         LessenError: not one layer can be held this way; the first reason is given.
     """
+    if hasattr(technique, "fit") and not isinstance(technique, type):
+        with _modes_kept(model):
+            return trained(model, technique, data, where)
     if isinstance(technique, type) or not hasattr(technique, "encode"):
         raise LessenError(
             f"{technique!r} can't be applied to one layer", where="apply", mend="give an instance: Uniform(bits=8)"
         )
-    opened = load(model)
     if data is None:
         raise LessenError(
             "apply needs a few samples to trace the network", mend="give data=(x, y) or an iterable of batches"
         )
     samples = load_data(data)
-    opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
-    module, folded = fold_batchnorm(opened.module, opened.inputs)
-    traced = trace(module, opened.inputs)
-    bench = Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded)
-    allowed = chosen_layers(traced.layers, (where,) if isinstance(where, str) else where, ())
+    with _modes_kept(model):
+        opened = load(model).with_inputs(next(samples.calibration.batches(2)).inputs)
+        module, folded = fold_batchnorm(opened.module, opened.inputs)
+        traced = trace(module, opened.inputs)
+        bench = Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded)
+        treatments = _treatments(bench, technique, (where,) if isinstance(where, str) else where)
+        if in_turn:
+            return realize_in_turn(bench, treatments, samples.calibration.batches()).module
+        return realize(bench, treatments).module
+
+
+def _treatments(bench: Bench, technique: Any, where: tuple[str, ...]) -> dict[str, Treatment]:
+    """What each layer gets; layers that the technique refuses stay as they are."""
+    left_out = chosen_layers(bench.traced.layers, where, ())
+    layers = [layer for layer in bench.traced.layers if not left_out[layer.name]]
+    settings = allocated(technique, layers, bench.statistics)
     treatments, reasons = {}, []
-    for layer in traced.layers:
-        if not allowed[layer.name]:
-            try:
-                bench.coding(layer, technique)
-                treatments[layer.name] = Treatment(technique)
-            except LessenError as error:
-                reasons.append(str(error))
+    for layer in layers:
+        try:
+            bench.coding(layer, settings[layer.name])
+            treatments[layer.name] = Treatment(settings[layer.name])
+        except LessenError as error:
+            reasons.append(str(error))
     if not treatments:
         raise LessenError(
             "no layer can be held this way", where=type(technique).__name__, mend=(reasons or ["no layers"])[0]
         )
-    return realize(bench, treatments).module
+    return treatments
+
+
+@contextlib.contextmanager
+def _modes_kept(model: Any) -> Iterator[None]:
+    """A network that was training when it was handed in is training afterwards; the work is done in evaluation mode."""
+    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training

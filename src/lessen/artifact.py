@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from .data import Part
 from .plan import Treatment
 from .targets import Coded, Execution, Range, Smoothed, Target, float_onnx
 from .targets.export import PERMUTED
+from .targets.learned import check_bits, with_learned
+from .targets.trial import disturbance
 
 
 @dataclass(eq=False)
@@ -51,7 +53,7 @@ class Exporter:
         """The compressed network."""
         coded = coded_of(compressed)
         graph = self.graph_of(compressed)
-        return self.target.export(graph, path, coded, self._ranges_for(graph, coded))
+        return self.target.export(graph, path, coded, self._ranges_of(compressed, graph, coded))
 
     def graph_of(self, compressed: Compressed) -> ir.Model:
         """The float graph with the parameters of now (corrected biases, trained norms), but for coded weights.
@@ -61,19 +63,44 @@ class Exporter:
         gains = {} if self.smoothed is None else self.smoothed.gains
         return _patched(self.graph, self.bench.module, compressed, gains)
 
+    def _ranges_of(self, compressed: Compressed, graph: ir.Model, coded: Coded) -> Mapping[str, Range]:
+        """Ranges that were learned in training go before those that are calibrated."""
+        calibrated, rules = self._ranges_for(graph, coded), getattr(self.target, "rules", None)
+        if not compressed.inputs or rules is None:
+            return calibrated
+        check_bits({name: r.bits for name, r in compressed.inputs.items()})
+        learned = {name: Range(r.low, r.high) for name, r in compressed.inputs.items()}
+        return with_learned(graph, coded, rules, calibrated, learned)
+
     def _ranges_for(self, graph: ir.Model, coded: Coded) -> Mapping[str, Range]:
         """Ranges of every activation that could be quantized; measured at the first need, for all plans alike."""
         if not any(how == "int8" for how in coded.execution.values()):
             return {}
         if not self._ranges:
             split = {n: c for n, c in coded.codings.items() if isinstance(c, LowRank)}
-            everything = Coded(coded.layers, split, dict.fromkeys(coded.execution, "int8"))
-            batches = (b.inputs for b in self.calibration.batches())
-            self._ranges = dict(self.target.ranges(self.graph, everything, batches))
+            self._ranges = dict(self.target.ranges(self.graph, self._everything(split), self._batches()))
         missing = set(self._needed(graph, coded)) - set(self._ranges)
         if missing:
-            self._ranges |= self.target.ranges(self.graph, coded, (b.inputs for b in self.calibration.batches()))
+            self._ranges |= self.target.ranges(self.graph, coded, self._batches())
         return self._ranges
+
+    def disturbance(self) -> float:
+        """What rounding every activation that can be rounded does to the outputs; inf where the target rounds none."""
+        rules = getattr(self.target, "rules", None)
+        if rules is None:
+            return float("inf")
+        everything = self._everything({})
+        self._ranges = self._ranges or dict(self.target.ranges(self.graph, everything, self._batches()))
+        return disturbance(self.graph, everything, self._ranges, rules, self._batches())
+
+    def _everything(self, codings: Mapping[str, Coding]) -> Coded:
+        """Every layer on integers."""
+        layers = self.bench.traced.layers
+        fisher = {n: s.G for n, s in self.bench.statistics.items() if s.G is not None}
+        return Coded(layers, codings, dict.fromkeys((x.name for x in layers), "int8"), fisher)
+
+    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
+        return (b.inputs for b in self.calibration.batches())
 
     def _needed(self, graph: ir.Model, coded: Coded) -> tuple[str, ...]:
         from .targets.qdq import activations

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .codings import Coding
 from .errors import LessenError
 from .models import Layer, Trace
+from .models.put import put_matrix
 from .plan import Treatment
 from .statistics import Statistics
+from .statistics.fallback import fall_backs
 from .technique import Technique
+from .train.qat_inputs import InputRange
 
 _KEPT_BYTES = 512 * 2**20  # codings kept for another round of the search
 
@@ -34,6 +36,7 @@ class Bench:
         edits: the same removals as replayable edits.
         harm: predicted harm of those removals.
         scales: by layer name, float32 [columns]: its layer here holds the parameter times this (see `smoothing`).
+        trained: how the network was trained before all else (`train.Training`); None if it was not.
         smooth: the strength that these scales were made with; None where nothing was smoothed.
     """
 
@@ -46,8 +49,10 @@ class Bench:
     harm: float = 0.0
     scales: Mapping[str, Tensor] = field(default_factory=dict)
     smooth: float | None = None
+    trained: Any = None
     _made: OrderedDict[tuple[str, Technique], Coding | LessenError] = field(default_factory=OrderedDict)
     _bytes: int = 0
+    _told: dict[tuple[str, Technique], str] = field(default_factory=dict)
 
     @property
     def layers(self) -> dict[str, Layer]:
@@ -64,11 +69,19 @@ class Bench:
             raise made
         return made
 
+    def fallen_back(self, layer: Layer, technique: Technique) -> str:
+        """What was done instead of what the technique's name promises, and why; "" where it was done as promised."""
+        return self._told.get((layer.name, technique), "")
+
     def _encode(self, layer: Layer, technique: Technique) -> Coding | LessenError:
-        try:
-            return technique.encode(layer, self.statistics.get(layer.name, Statistics()))
-        except LessenError as error:
-            return error
+        with fall_backs() as told:
+            try:
+                return technique.encode(layer, self.statistics.get(layer.name, Statistics()))
+            except LessenError as error:
+                return error
+            finally:
+                if told:
+                    self._told[layer.name, technique] = "; ".join(told)
 
     def _keep(self, key: tuple[str, Technique], made: Coding | LessenError) -> None:
         self._made[key] = made
@@ -91,8 +104,9 @@ class Compressed:
         layers: all layers, by name.
         codings: the coded ones, by name.
         treatments: what was done to each layer.
-        why: for layers that were left as they are, the reason.
+        why: for layers that were left as they are, the reason; for coded ones, what was simpler than promised.
         scales: what a layer's decoded matrix is divided by, column by column, to give the parameter.
+        inputs: ranges that training learned for the layers' inputs, by layer name; the others are calibrated.
     """
 
     module: nn.Module
@@ -103,6 +117,7 @@ class Compressed:
     edits: tuple[Any, ...] = ()
     folded: tuple[str, ...] = ()
     scales: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, InputRange] = field(default_factory=dict)
 
 
 def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
@@ -116,29 +131,8 @@ def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
             why.setdefault(name, "kept: the best choice for the budget")
             continue
         codings[name] = bench.coding(layers[name], treatment.technique)
+        if told := bench.fallen_back(layers[name], treatment.technique):
+            why[name] = told
         statistics = bench.statistics.get(name, Statistics())
-        put_weight(module, layers[name], codings[name], statistics, bench.scales.get(name))
+        put_matrix(module, layers[name], codings[name].decode(), statistics.mean, bench.scales.get(name))
     return Compressed(module, layers, codings, dict(treatments), why, bench.edits, bench.folded, bench.scales)
-
-
-@torch.no_grad()
-def put_weight(
-    module: nn.Module, layer: Layer, coding: Coding, statistics: Statistics, scale: Tensor | None = None
-) -> None:
-    """Sets the layer's parameter to the decoded matrix and moves its bias by the mean error that this makes.
-
-    With a `scale` [columns] layer, coding and statistics are those of the smoothed layer, the parameter is not.
-
-    E[y] - E[y'] = (W - W') E[x] is added to the bias (Nagel et al. 2019, sec. 4.2), where there is a bias to move.
-    """
-    owner, leaf = module.get_submodule(layer.module), layer.name.rpartition(".")[2]
-    matrix = coding.decode()
-    bias = getattr(owner, leaf.replace("weight", "bias"), None) if leaf.endswith("weight") else None
-    if isinstance(bias, Tensor) and statistics.mean is not None and layer.kind in ("linear", "conv"):
-        bias.add_(_mean_error(layer.matrix - matrix, statistics.mean).to(bias.dtype))
-    getattr(owner, leaf).copy_(layer.from_matrix(matrix if scale is None else matrix / scale))
-
-
-def _mean_error(delta: Tensor, mean: Tensor) -> Tensor:
-    split = delta.reshape(mean.shape[0], -1, delta.shape[1])
-    return (split @ mean[:, :, None]).flatten()

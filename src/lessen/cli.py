@@ -15,11 +15,14 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from .errors import LessenError
+from .cli_diagnose import add_diagnose
+from .errors import BudgetNotMet, LessenError
 
 app = typer.Typer(
     name="lessen",
     help="Makes a trained network smaller and faster, and proves it on the file it writes.",
+    epilog="Exit codes: 0 done, every demand of the budget met as measured; 2 wrong use, bad input, or stopped; "
+    "3 the budget can't be met (the nearest point is kept); 1 a mistake in lessen itself: please report it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -184,7 +187,7 @@ def _finish(result: Any) -> None:
     _show(print_summary, result.report)
     _show(print, f"\nall of it in {next(iter(result.files.values())).parent}; open report.html")
     if not result.report.budget.met:
-        raise typer.Exit(3)
+        raise typer.Exit(BudgetNotMet.exit_code)
 
 
 def _show(write: Callable[..., None], *what: Any) -> None:
@@ -203,6 +206,7 @@ class _Stopped(BaseException):
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is cleaning up
         raise _Stopped
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -211,6 +215,9 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+add_diagnose(app, _show)
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ from torch import nn
 
 from .account import account
 from .budget import Budget
+from .errors import BudgetNotMet
 from .folder import RunFolder
 from .job import Job, open_job
-from .packed import write_packed
+from .packed import write_artifact, write_packed
 from .plan import Plan
 from .recover import made
 from .report import Progress, Report, write_html
@@ -34,6 +35,21 @@ class Result:
     plan: Plan
     report: Report
     files: dict[str, Path]
+
+    def checked(self) -> Result:
+        """The result itself, if every demand of the budget is met as measured on the artifact.
+
+        Raises:
+            BudgetNotMet: it is not; the nearest point was written all the same.
+        """
+        if not self.report.budget.met:
+            missed = (f"{d.name} {d.asked}: measured {d.measured}" for d in self.report.budget.asked if not d.met)
+            raise BudgetNotMet(
+                f"the budget can't be met ({'; '.join(missed)})",
+                where=str(next(iter(self.files.values())).parent),
+                mend=f"ask for less, or give more to work with (train data, techniques); {self.report.budget.reason}",
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -127,8 +143,9 @@ def _written(job: Job, found: Found, folder: RunFolder, progress: Progress) -> R
     with progress.stage("apply"):
         compressed = made(job, found.bench, found.treatments, found.plan.recover)
     with progress.stage("export"):
-        found.exporter.write(compressed, artifact)
-        write_packed(folder.path("model.lessen"), compressed, found.exporter.graph_of(compressed), found.plan)
+        write_artifact(found.exporter, compressed, artifact, found.plan)
+        if artifact.name != "model.lessen":
+            write_packed(folder.path("model.lessen"), compressed, found.exporter.graph_of(compressed), found.plan)
     folder.path("plan.yaml").write_text(found.plan.to_yaml(), "utf-8")
     with progress.stage("verify"):
         report = account(job, found, compressed, folder)

@@ -25,7 +25,7 @@ class LessenError(ValueError):
 
 
 class BudgetNotMet(LessenError):
-    """No plan that was measured meets every demand of the budget."""
+    """No plan that was measured meets every demand of the budget; raised by `Result.checked` only."""
 
     exit_code = 3
 

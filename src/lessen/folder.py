@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -53,9 +57,31 @@ class RunFolder:
     def commit(self) -> dict[str, Path]:
         """Moves the results to `out`; name -> final path."""
         shutil.rmtree(self.work / ".scratch", ignore_errors=True)
-        self.out.mkdir(exist_ok=True)
-        placed = {}
-        for path in sorted(self.work.iterdir()):
-            os.replace(path, self.out / path.name)
-            placed[path.name] = self.out / path.name
-        return placed
+        names = sorted(path.name for path in self.work.iterdir())
+        with _undisturbed():
+            if not self.out.exists():
+                _let_read(self.work)
+                os.rename(self.work, self.out)  # all of it in one step
+            for name in names if self.work.exists() else ():
+                os.replace(self.work / name, self.out / name)
+        return {name: self.out / name for name in names}
+
+
+def _let_read(folder: Path) -> None:
+    """Temporary folders are private; this one becomes a folder like any other."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until all files are in their place."""
+    if threading.current_thread() is not threading.main_thread():  # signals never come here
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -17,23 +17,38 @@ from .targets import Packed
 from .technique import describe
 
 _CORNER = 16384  # weights of a layer that are tried; a forecast needs no more
+_GROUPS = 128  # columns: a multiple of every group that shares a scale, of every N:M
 _LAYERS = 6  # the largest ones stand for the rest
 
 
-def corner(layer: Layer) -> Layer:
-    """The layer with at most about 16384 of its weights, outputs and inputs cut in the same proportion."""
+def corner(layer: Layer, most: int = _CORNER) -> Layer:
+    """The layer with at most about `most` of its weights, outputs and inputs cut in the same proportion."""
     size = layer.weight.numel()
-    if size <= _CORNER:
+    if size <= most:
         return layer
-    share = (_CORNER / size) ** 0.5
-    rows, columns = (min(n, -(-round(n * share) // 8) * 8 or 8) for n in layer.weight.shape[:2])  # 8: groups, N:M
+    share = (most / size) ** 0.5
+    columns = min(layer.weight.shape[1], -(-round(layer.weight.shape[1] * share) // _GROUPS) * _GROUPS)
+    kernel = size // (layer.weight.shape[0] * layer.weight.shape[1])
+    rows = min(layer.weight.shape[0], max(-(-most // (8 * kernel * columns)) * 8, 8))
     return dataclasses.replace(layer, weight=layer.weight[:rows, :columns].contiguous(), groups=1)
 
 
-def fitting(layer: Layer, techniques: dict[str, type]) -> tuple[str, ...]:
-    """Names of the techniques that can hold the layer."""
-    small = corner(layer)
-    return tuple(n for n, t in techniques.items() if any(_encoded(small, s) is not None for s in _three(t)))
+def fitting(layers: Sequence[Layer], techniques: dict[str, type]) -> dict[str, tuple[str, ...]]:
+    """By layer, the names of the techniques that can hold it; layers of one shape are asked once."""
+    known: dict[Any, tuple[str, ...]] = {}
+    found = {}
+    for layer in layers:
+        small = _least(layer)
+        key = (layer.kind, small.shape, layer.groups > 1, layer.shape[1] == small.shape[1])
+        if key not in known:
+            known[key] = tuple(n for n, t in techniques.items() if any(_encoded(small, s) is not None for s in _three(t)))
+        found[layer.name] = known[key]
+    return found
+
+
+def _least(layer: Layer) -> Layer:
+    """A still smaller corner, enough to see who takes such a layer."""
+    return corner(layer, 4096)
 
 
 def forecasts(
@@ -114,7 +129,8 @@ def _encoded(layer: Layer, setting: Any) -> Coding | None:
 
 def _three(technique: type) -> Iterator[Any]:
     offers = technique.offers()  # type: ignore[attr-defined]
-    yield from dict.fromkeys((offers[0], offers[len(offers) // 2], offers[-1]))
+    if offers:  # what only has meaning with settings of one's own offers none
+        yield from dict.fromkeys((offers[0], offers[len(offers) // 2], offers[-1]))
 
 
 def _label(setting: Any) -> str:
@@ -126,10 +142,20 @@ def _label(setting: Any) -> str:
     return f"{type(setting).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
+def zeros_note(target: str) -> str:
+    """Before anything is pruned: what zeros will bring there. No maintained runtime gains from them on a CPU."""
+    return (
+        f"zeros and shared values make the packed file smaller; {target} computes with them as with any others, at any "
+        "sparsity (2:4 needs a GPU). Removed channels, low rank and 8-bit integers save time"
+    )
+
+
 def _note(setting: Any, share: _Share) -> str:
     room = type(setting).__module__.split(".")[1]
     if room == "prune":
         return "zeros: no speed"
     if room == "share":
         return "indices: no speed"
+    if share.time > 1.1:
+        return "slower here"
     return "no faster here" if share.time > 0.97 and share.time != 1.0 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .data import load_data
 from .errors import LessenError
-from .forecast import fitting, forecasts
+from .forecast import fitting, forecasts, zeros_note
 from .job import example_like
 from .models import Layer, Model, Trace, fold_batchnorm, load, trace
 from .report import LayerForecast, TechniqueForecast
@@ -45,9 +45,10 @@ def inspect(model: Any, data: Any = None, target: Any = "onnxruntime", trust: bo
     module, _ = fold_batchnorm(opened.module, opened.inputs)
     traced = trace(module, opened.inputs)
     prices, why = _prices(place, module, traced, opened.inputs)
-    techniques = {name: t for name, t in known().items() if hasattr(t, "encode")}
+    techniques = {name: t for name, t in known().items() if hasattr(t, "encode") and t.offers()}  # type: ignore[attr-defined]
     others = 4 * (opened.parameters - sum(layer.weight.numel() for layer in traced.layers))
-    rows = tuple(_layer_row(layer, techniques) for layer in traced.layers)
+    fits = fitting(traced.layers, techniques)
+    rows = tuple(_layer_row(layer, fits[layer.name], techniques) for layer in traced.layers)
     brings = forecasts(traced.layers, techniques, prices, max(others, 0)) if traced.layers else []
     return Inspection(rows, tuple(brings), tuple(_notes(traced, why, place)))
 
@@ -60,7 +61,24 @@ def _inputs(model: Model, data: Any) -> tuple[Tensor, ...]:
         return next(load_data(data, like=like).calibration.batches(2)).inputs
     if isinstance(like, dict):
         return tuple(like.values())
-    raise LessenError("does not tell what it takes", where=model.origin, mend="give --data, or --input-shape 3x224x224")
+    raise LessenError(
+        f"does not tell what it takes{_known_inputs(model.module)}", where=model.origin,
+        mend="give --data, or for a single input --input-shape 3x224x224",
+    )  # fmt: skip
+
+
+def _known_inputs(module: nn.Module) -> str:
+    """What an ONNX file says of its inputs, sizes that it leaves open as "?"."""
+    names, shapes = getattr(module, "input_names", None), getattr(module, "input_shapes", None)
+    if not names or not shapes:
+        return ""
+    return f": its inputs are {', '.join(f'{n} {_sizes(s)}' for n, s in zip(names, shapes, strict=True))}"
+
+
+def _sizes(shape: Sequence[object] | None) -> str:
+    if shape is None:
+        return "of any shape"
+    return f"[{', '.join(str(d) if isinstance(d, int) and d > 0 else '?' for d in shape)}]"
 
 
 def _prices(place: Target, module: nn.Module, traced: Trace, inputs: tuple[Tensor, ...]) -> tuple[TargetPrices, str]:
@@ -75,17 +93,24 @@ def _prices(place: Target, module: nn.Module, traced: Trace, inputs: tuple[Tenso
     return TargetPrices(place, table), ""
 
 
-def _layer_row(layer: Layer, techniques: dict[str, type]) -> LayerForecast:
-    fits = fitting(layer, techniques)
-    said = ("all",) if len(fits) == len(techniques) else fits
-    return LayerForecast(layer.name, layer.kind, tuple(layer.weight.shape), layer.weight.numel(), layer.macs, said)
+def _layer_row(layer: Layer, fits: Sequence[str], techniques: Collection[str]) -> LayerForecast:
+    shape, said = tuple(layer.weight.shape), _shortly(fits, techniques)
+    return LayerForecast(layer.name, layer.kind, shape, layer.weight.numel(), layer.macs, said)
+
+
+def _shortly(fits: Sequence[str], techniques: Collection[str]) -> tuple[str, ...]:
+    """All, all but a few, or a few: a table has one line for a layer."""
+    rest = tuple(n for n in techniques if n not in fits)
+    if not rest:
+        return ("all",)
+    return (f"all but {rest[0]}", *rest[1:]) if len(rest) < len(fits) else tuple(fits)
 
 
 def _notes(traced: Trace, why: str, place: Target) -> Iterator[str]:
     yield f"{100 * traced.share:.1f} % of the parameters can be worked on"
     yield from _left(traced.left)
     yield from (text for text in (traced.why, why) if text)
-    yield f"zeros and shared values make the packed file smaller; {place.name} computes with them as with any others"
+    yield zeros_note(place.name)
     yield "sizes are judged from corners of the 6 largest layers; time is the layers' sum on one core"
     if place.executes:
         yield "Channels and stacks of techniques come on top; lessen compress tries them and measures"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .budget import Budget
-from .data import Data, Metric, load_data, metric_for, metric_from
+from .data import Data, Metric, load_data, metric_for, metric_from, split
 from .errors import LessenError
 from .models import Model, load
 from .statistics.losses import error_of_outputs, sampled_labels
@@ -64,7 +64,7 @@ def open_job(
     if chosen.against == "labels" and samples.labelled:
         with torch.no_grad():
             samples.check_against(_first(opened.module(*opened.inputs)))
-    lessons = None if train is None else load_data(train, seed=seed, like=opened.inputs)
+    lessons = None if train is None else load_data(train, seed=seed, like=opened.inputs, sizes=split.lessons)
     return Job(opened, samples, chosen, Budget.of(budget), place, named(using), lessons, seed)
 
 

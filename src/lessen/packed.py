@@ -9,13 +9,20 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from .artifact import coded_of
+from .artifact import Exporter, coded_of
 from .bench import Compressed
 from .codings import Dense
 from .codings.container import write_lessen
 from .models.packed import SCALE, layout_of
 from .plan import Plan
 from .targets.packed import package_of
+
+
+def write_artifact(exporter: Exporter, compressed: Compressed, path: Path, plan: Plan) -> Path:
+    """The file that runs; of the packed target the very file that is delivered, with what the original class needs."""
+    if path.suffix == ".lessen":
+        return write_packed(path, compressed, exporter.graph_of(compressed), plan)
+    return exporter.write(compressed, path)
 
 
 def write_packed(path: Path, compressed: Compressed, graph: ir.Model, plan: Plan) -> Path:
@@ -50,12 +57,14 @@ def write_packed(path: Path, compressed: Compressed, graph: ir.Model, plan: Plan
 
 
 def _whole(compressed: Compressed) -> Compressed:
-    """With a coding for every smoothed layer: network and graph differ there, and the file holds it once."""
+    """With a coding for every layer: network and graph lay it out in their own ways, and the file holds it once."""
     parameters, codings = dict(compressed.module.named_parameters()), dict(compressed.codings)
-    for name, scale in compressed.scales.items():
-        if name not in codings:
-            matrix = compressed.layers[name].to_matrix(parameters[name].detach()).float()
-            codings[name] = Dense(matrix * scale)
+    for name, layer in compressed.layers.items():
+        parameter = parameters.get(name)
+        if name in codings or parameter is None or parameter.dtype is not torch.float32:
+            continue
+        matrix, scale = layer.to_matrix(parameter.detach()), compressed.scales.get(name)
+        codings[name] = Dense(matrix.contiguous() if scale is None else matrix * scale)
     return replace(compressed, codings=codings)
 
 

@@ -13,6 +13,7 @@ import yaml
 from . import techniques
 from .errors import LessenError, did_you_mean
 from .technique import Technique, describe
+from .train import Training
 
 VERSION = 1
 _LIMIT = 64 * 2**20  # bytes of a plan file; a plan of ten thousand layers takes about 1 MB
@@ -47,6 +48,7 @@ class Plan:
         model, data: digests of what the plan was made for.
         recover: settings of the fine-tuning, empty for none.
         tuned_widths: the narrower network was fine-tuned before it was coded; needs the same training data again.
+        trained: how the network was trained before anything else; needs the same training data again.
         smooth: strength of smoothing before anything is coded (`SmoothQuant`); None for none.
     """
 
@@ -59,6 +61,7 @@ class Plan:
     recover: Mapping[str, Any] = field(default_factory=dict)
     smooth: float | None = None
     tuned_widths: bool = False
+    trained: Training | None = None
 
     def to_yaml(self) -> str:
         """The plan as text; equal plans give equal text."""
@@ -68,6 +71,8 @@ class Plan:
             values["recover"] = dict(self.recover)
         if self.smooth is not None:
             values["smooth"] = self.smooth
+        if self.trained is not None:
+            values["trained"] = describe(self.trained)
         if self.tuned_widths:
             values["tuned_widths"] = True
         if self.channels:
@@ -83,7 +88,8 @@ class Plan:
     def from_yaml(cls, text: str, where: str = "plan") -> Plan:
         """Reads a plan; an error names the line that is wrong."""
         values, lines = _parse(text, where)
-        known = {"lessen", "target", "seed", "model", "data", "recover", "smooth", "tuned_widths", "channels", "layers"}
+        known = {"lessen", "target", "seed", "model", "data", "recover", "smooth", "trained", "tuned_widths",
+                 "channels", "layers"}  # fmt: skip
         for key in values:
             if key not in known:
                 raise LessenError(
@@ -105,6 +111,7 @@ class Plan:
             recover=_mapping(values, "recover", where, lines),
             tuned_widths=values.get("tuned_widths") is True,
             smooth=_strength(values, where, lines),
+            trained=_training(values.get("trained"), _at(where, lines, "trained")),
         )
 
     @classmethod
@@ -191,6 +198,14 @@ def _treatment(value: Any, where: str) -> Treatment:
         )
     technique = None if options == {"technique": "keep"} else techniques.build(options, where)
     return Treatment(technique, activations)
+
+
+def _training(value: Any, where: str) -> Training | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not hasattr(made := techniques.build(value, where), "fit"):
+        raise LessenError(f"this trains nothing: {value!r}", where=where, mend="{technique: RigL, sparsity: 0.9}")
+    return made
 
 
 def _ranges(units: tuple[int, ...]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import torch
 
+from .allocation import allocated
 from .bench import Bench
 from .codings import Coding, Dense, Grid
 from .errors import LessenError, did_you_mean
@@ -27,10 +28,11 @@ class Prices(Protocol):
 
 
 def settings_of(using: Iterable[Any]) -> tuple[Technique, ...]:
-    """Types become all the settings they offer, instances stay as they are; doubles are dropped."""
+    """Types become all the settings they offer, or their defaults if none; instances stay; doubles are dropped."""
     offered: dict[Technique, None] = {}
     for technique in using:
-        for setting in technique.offers() if isinstance(technique, type) else (technique,):  # type: ignore[attr-defined]
+        kind = isinstance(technique, type)
+        for setting in technique.offers() or (technique(),) if kind else (technique,):
             offered.setdefault(setting)
     return tuple(offered)
 
@@ -62,7 +64,8 @@ def worthwhile(bench: Bench, techniques: tuple[Technique, ...], prices: Prices) 
     equal bytes, seconds and harm: 5 bits in a file that stores bytes) would never be chosen and is left out.
     """
     samples = _samples(bench)
-    tried = {t: [_figures(bench, layer, t, prices) for layer in samples] for t in techniques}
+    shares = {t: allocated(t, bench.traced.layers, bench.statistics) for t in techniques}
+    tried = {t: [_figures(bench, x, shares[t][x.name], prices) for x in samples] for t in techniques}
     if not samples:
         return techniques
     return tuple(t for t in techniques if not any(_beaten(tried[t], tried[u]) for u in techniques if u is not t))
@@ -101,22 +104,24 @@ def propose(
     step: Callable[[int], object] = lambda n: None,
 ) -> dict[str, list[Candidate]]:
     """Candidates of every layer: kept as it is, and each technique's setting that the layer can take."""
-    return {layer.name: _candidates(bench, layer, techniques, prices, allowed, step) for layer in bench.traced.layers}
+    shared = [layer for layer in bench.traced.layers if not allowed.get(layer.name)]
+    each = [allocated(t, shared, bench.statistics) for t in techniques]
+    return {x.name: _candidates(bench, x, [t[x.name] for t in each if x.name in t], prices, step)
+            for x in bench.traced.layers}  # fmt: skip
 
 
 def _candidates(
     bench: Bench,
     layer: Layer,
-    techniques: tuple[Technique, ...],
+    techniques: Sequence[Technique],
     prices: Prices,
-    allowed: dict[str, str],
     step: Callable[[int], object],
 ) -> list[Candidate]:
     statistics = bench.statistics.get(layer.name, Statistics())
     matrix = layer.matrix
     plain = Dense(matrix)
     found = [Candidate(layer.name, Treatment(), 0.0, prices.nbytes(layer, plain), prices.seconds(layer, plain, False))]
-    for technique in techniques if not allowed.get(layer.name) else ():
+    for technique in techniques:
         try:
             coding = bench.coding(layer, technique)
         except LessenError:

@@ -2,39 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from . import techniques
 from .bench import Bench, Compressed, realize
+from .codings import Grid
 from .data import Part
 from .errors import LessenError
 from .job import Job
 from .plan import Treatment
+from .quantize import Uniform
+from .technique import describe
 from .train import Distillation, FineTune, copied, finetune, through_codings
+from .train.lsq import LSQ
+from .train.method import Lesson
+from .train.qat import QuantizationAware
+from .train.qat_inputs import remove_inputs
+from .train.qat_start import Start
+
+Recovery = FineTune | QuantizationAware
 
 
 def made(
     job: Job, bench: Bench, treatments: Mapping[str, Treatment], recover: Mapping[str, Any] | None = None,
     step: Callable[[int], object] = lambda n: None,
 ) -> Compressed:  # fmt: skip
-    """The network coded, and fine-tuned with `recover` (settings of `FineTune`) if that is not empty.
+    """The network coded, and trained with `recover` (plain values of a `Recovery`) if that is not empty.
 
-    While it trains, every coded weight is what its coding decodes to; the scales and tables stay.
+    While it trains, every coded weight is what its coding decodes to. `FineTune` leaves scales and tables;
+    quantization-aware training also learns the steps of grids, and the ranges of what integer layers read.
     """
     compressed = realize(bench, treatments)
     if not recover:
         return compressed
     if job.train is None:
         raise LessenError("the plan was fine-tuned", where="plan, recover", mend="give the same --train data")
-    return _trained(job, compressed, settings_of(recover), job.train.calibration, step)
+    settings = settings_of(recover)
+    if isinstance(settings, QuantizationAware):
+        return _aware(job, compressed, settings, job.train.calibration, step)
+    return _trained(job, compressed, settings, job.train.calibration, step)
+
+
+def coders(using: Iterable[Any]) -> Iterator[Any]:
+    """The techniques among `using` that encode layers; for quantization-aware training the grids that it trains."""
+    for t in using:
+        if _is_aware(t):
+            settings: tuple[QuantizationAware, ...] = t.offers() if isinstance(t, type) else (t,)  # type: ignore[attr-defined]
+            yield from (Uniform(m.bits, m.per) for m in settings)
+        elif hasattr(t, "encode"):
+            yield t
+
+
+def _is_aware(t: Any) -> bool:
+    return issubclass(t if isinstance(t, type) else type(t), QuantizationAware)
+
+
+def recovery_for(job: Job, treatments: Mapping[str, Treatment]) -> Recovery:
+    """With quantized activations where layers run on integers, by the method that was asked for; else without."""
+    if not any(t.activations for t in treatments.values()):
+        return FineTune()
+    asked = (t() if isinstance(t, type) else t for t in job.using if _is_aware(t))
+    return next(asked, LSQ(bits=8, activations=8))
+
+
+def _aware(
+    job: Job, compressed: Compressed, method: QuantizationAware, part: Part, step: Callable[[int], object]
+) -> Compressed:
+    """Layers that run on integers read fake-quantized inputs; smoothed ones, whose input is another, float ones."""
+    student, layers = copied(compressed.module), compressed.layers
+    integer = tuple(
+        n for n, t in compressed.treatments.items()
+        if t.activations == 8 and isinstance(compressed.codings.get(n), Grid) and n not in compressed.scales
+    )  # fmt: skip
+    start = Start(layers, compressed.codings, integer, _pruned(compressed), compressed.scales)
+    lesson = Lesson(job.model.module, tuple(layers.values()), part, seed=job.seed, step=step)
+    trained = replace(method, activations=8).fit_from(start, student, lesson)
+    remove_inputs(student)
+    return replace(
+        compressed, module=student.requires_grad_(False), codings=dict(trained.codings), inputs=trained.inputs
+    )
+
+
+def _pruned(compressed: Compressed) -> frozenset[str]:
+    """Names of the coded layers whose zeros stay: of pruned ones, and of those that training left with zeros."""
+    return frozenset(
+        n for n, t in compressed.treatments.items()
+        if n in compressed.codings and (prunes(t.technique) or compressed.layers[n].mask is not None)
+    )  # fmt: skip
 
 
 def _trained(
     job: Job, compressed: Compressed, settings: FineTune, part: Part, step: Callable[[int], object]
 ) -> Compressed:
-    student = copied(compressed.module)
-    pruned = frozenset(n for n, t in compressed.treatments.items() if n in compressed.codings and prunes(t.technique))
+    student, pruned = copied(compressed.module), _pruned(compressed)
     with through_codings(student, compressed.layers, compressed.codings, pruned, compressed.scales) as codings:
         finetune(student, job.model.module, part, settings, step)
     return replace(compressed, module=student.requires_grad_(False), codings=dict(codings))
@@ -46,9 +108,11 @@ def prunes(technique: Any) -> bool:
     return any(type(s).__module__.startswith("lessen.prune") for s in steps)
 
 
-def settings_of(values: Mapping[str, Any]) -> FineTune:
-    """`FineTune` from plain values."""
+def settings_of(values: Mapping[str, Any]) -> Recovery:
+    """`FineTune` from plain values, or the quantization-aware method that `technique` names."""
     values = dict(values)
+    if "technique" in values:
+        return _method(values)
     taught = values.pop("distillation", {})
     try:
         return FineTune(**values, distillation=Distillation(**taught))
@@ -56,6 +120,13 @@ def settings_of(values: Mapping[str, Any]) -> FineTune:
         raise LessenError(f"unknown setting: {error}", where="plan, recover") from error
 
 
-def plain(settings: FineTune) -> dict[str, Any]:
+def _method(values: dict[str, Any]) -> QuantizationAware:
+    made = techniques.build(values, "plan, recover")
+    if not isinstance(made, QuantizationAware):
+        raise LessenError(f"{values['technique']} can't be used to recover", where="plan, recover", mend="use LSQ")
+    return made
+
+
+def plain(settings: Recovery) -> dict[str, Any]:
     """The inverse of `settings_of`."""
-    return asdict(settings)
+    return describe(settings) if isinstance(settings, QuantizationAware) else asdict(settings)

@@ -15,6 +15,10 @@ from .targets import smoothed
 
 STRENGTH = 0.85  # MiniLM: loss 0.45 at 0.7, 0.24 at 0.85, 0.28 at 0.9
 
+WORTH = (
+    0.1  # share of the multiply-adds that linear layers must do: the last layer of a CNN is not worth a second curve
+)
+
 
 def smoothed_bench(bench: Bench, exporter: Exporter, strength: float = STRENGTH) -> tuple[Bench, Exporter] | None:
     """The bench whose layers, statistics and graph are those of the smoothed network (Xiao et al. 2023).
@@ -43,6 +47,12 @@ def smoothed_bench(bench: Bench, exporter: Exporter, strength: float = STRENGTH)
     return second, Exporter(exporter.target, second, exporter.inputs, exporter.calibration, made)
 
 
+def is_worth_smoothing(bench: Bench) -> bool:
+    """Whether linear layers do enough of the work. For who looks for a plan: one that has `smooth` is carried out."""
+    layers = bench.traced.layers
+    return sum(x.macs for x in layers if x.kind == "linear") >= WORTH * sum(x.macs for x in layers)
+
+
 def _transformed(
     statistics: Mapping[str, Statistics], scales: Mapping[str, Tensor], ranges: Mapping[str, tuple[float, float]]
 ) -> dict[str, Statistics]:
@@ -58,5 +68,6 @@ def _transformed(
             moments[key] = old.H / (torch.outer(s, s) if old.H.ndim == 3 else s.square())
         low, high = ranges[name]
         mean = None if old.mean is None else old.mean / s
-        found[name] = dataclasses.replace(old, H=moments.get(key), mean=mean, low=low, high=high)
+        gradients = None if old.gradients is None else old.gradients.scaled(s)
+        found[name] = dataclasses.replace(old, H=moments.get(key), mean=mean, low=low, high=high, gradients=gradients)
     return found

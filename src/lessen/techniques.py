@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from . import factorize, prune, quantize, share, stack
+from . import factorize, prune, quantize, share, stack, train
 from .errors import LessenError, did_you_mean
 from .prune.channels import Channels
 from .technique import Technique
@@ -23,10 +23,16 @@ def known() -> dict[str, type]:
     return found
 
 
+def trainings() -> dict[str, type]:
+    """Name -> type of every method that trains the network: tried only where it is named and there is training data."""
+    return {n: m for n in train.__all__ if hasattr(m := getattr(train, n), "fit") and hasattr(m, "__dataclass_fields__")
+            and m is not train.Sparsifier}  # fmt: skip
+
+
 def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
-    """What `--using` asks for: "uniform,kmeans" or techniques themselves; None means all of them."""
+    """What `--using` asks for: "uniform,kmeans" or techniques themselves; None means all that offer something."""
     if names is None:
-        return tuple(known().values())
+        return tuple(t for t in known().values() if t.offers())  # type: ignore[attr-defined]
     words = [w.strip() for w in names.split(",") if w.strip()] if isinstance(names, str) else list(names)
     if not words:
         raise LessenError("no technique is named", where="--using", mend=did_you_mean("", known()))
@@ -35,7 +41,7 @@ def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
 
 def _technique(given: Any) -> Any:
     kind = given if isinstance(given, type) else type(given)
-    if kind not in known().values() and not hasattr(kind, "encode"):
+    if kind not in known().values() and not hasattr(kind, "encode") and not hasattr(kind, "fit"):
         raise LessenError(
             f"{given!r} is not a technique", where="--using", mend="give types or instances: Uniform, Uniform(bits=4)"
         )
@@ -43,16 +49,17 @@ def _technique(given: Any) -> Any:
 
 
 def _one(word: str) -> type:
-    types = {name.lower(): t for name, t in known().items()}
+    every = known() | trainings()
+    types = {name.lower(): t for name, t in every.items()}
     if word.lower() not in types:
-        raise LessenError(f"unknown technique {word!r}", where="--using", mend=did_you_mean(word, known()))
+        raise LessenError(f"unknown technique {word!r}", where="--using", mend=did_you_mean(word, every))
     return types[word.lower()]
 
 
 def build(values: dict[str, Any], where: str = "plan") -> Any:
     """The inverse of `technique.describe`: {"technique": "Uniform", "bits": 4} -> Uniform(bits=4)."""
     name = values.get("technique")
-    types = known()
+    types = known() | trainings() | {"AsTrained": train.AsTrained}
     if not isinstance(name, str) or name not in types:
         raise LessenError(f"unknown technique {name!r}", where=where, mend=did_you_mean(str(name), types))
     fields = {f.name: f for f in dataclasses.fields(types[name])}

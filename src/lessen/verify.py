@@ -12,7 +12,6 @@ from torch import Tensor
 from .data import Part, Score, evaluate, outputs_of, paired_drop
 from .data.interval import Drop
 from .job import Job
-from .targets import Session
 
 
 @dataclass(eq=False)
@@ -31,16 +30,15 @@ class Judge:
         self._known: dict[tuple[str, str], tuple[Score, Drop]] = {}
         self._reference: dict[str, list[Tensor]] = {}
         self._scores: dict[str, Score] = {}
-        self._session: Session | None = None
         self.consulted = 0
 
     def original(self, part: Part) -> Score:
         """The original's own score on a part; run once."""
         if part.name not in self._scores:
-            self._session = self._session or self.job.target.session(self.baseline, torch.get_num_threads())
+            session = self.job.target.session(self.baseline, torch.get_num_threads())
             if self.job.metric.against == "reference":
-                self._reference[part.name] = outputs_of(self._session, part)
-            self._scores[part.name] = evaluate(self.job.metric, self._session, part, self._reference.get(part.name))
+                self._reference[part.name] = outputs_of(session, part)
+            self._scores[part.name] = evaluate(self.job.metric, session, part, self._reference.get(part.name))
         return self._scores[part.name]
 
     def drop(self, path: Path, part: Part) -> tuple[Score, Drop]:

@@ -21,9 +21,10 @@ from .samples import KNOWN, LAYERS, layer, statistics
 
 PACKAGES = (quantize, prune, share, factorize, stack)
 TYPES = {n: getattr(p, n) for p in PACKAGES for n in p.__all__ if hasattr(getattr(p, n), "encode")}
-SETTINGS = [s for t in TYPES.values() for s in t.offers()]
-ONE_EACH = [t.offers()[0] for t in TYPES.values()]
-EXTREMES = list(dict.fromkeys(s for t in TYPES.values() for s in (t.offers()[0], t.offers()[-1])))
+TRIED = {n: t.offers() or (t(),) for n, t in TYPES.items()}  # what offers nothing is there for those who ask
+SETTINGS = [s for tried in TRIED.values() for s in tried]
+ONE_EACH = [tried[0] for tried in TRIED.values()]
+EXTREMES = list(dict.fromkeys(s for tried in TRIED.values() for s in (tried[0], tried[-1])))
 
 
 def by_name(technique: Any) -> str:

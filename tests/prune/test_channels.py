@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lessen.errors import LessenError
-from lessen.prune.channels import Channels, magnitude, taylor
+from lessen.prune.channels import Channels
+from lessen.prune.importance import magnitude, taylor
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from lessen.codings import Codebook, Dense, Grid, LowRank
+from lessen.codings import Codebook, Dense, Grid, LowRank, ScaledCodebook
 from lessen.models import Layer
 from lessen.models.onnx_import import load_onnx
+from lessen.quantize import NormalFloat
+from lessen.statistics import Statistics
 from lessen.targets import Coded, OnnxRuntime, OpenVINO, float_onnx
 from lessen.targets.chain import Chain
 from lessen.targets.decode import decoded, matrix_bytes
@@ -40,11 +42,17 @@ def a_book(k, rows=1):
     return Codebook(indices, torch.randn(rows, k, generator=rng(1)))
 
 
+def a_scaled(k, groups=1, rows=ROWS):
+    return ScaledCodebook(a_book(k).indices, a_book(k).centroids, torch.rand(rows, groups, generator=rng(2)) + 0.1)
+
+
 CODINGS = {
     **{f"grid{b}": a_grid(b) for b in range(1, 9)},
     "tensor4": a_grid(4, rows=1), "groups4": a_grid(4, 3), "asymmetric3": a_grid(3, 4, asymmetric=True),
     "wide12": a_grid(12, asymmetric=True), "book2": a_book(2), "book16": a_book(16), "book200": a_book(200),
-    "rows8": a_book(8, ROWS), "lowrank": LowRank(Dense(torch.eye(ROWS)), a_grid(4)),
+    "rows8": a_book(8, ROWS),
+    "scaled16": a_scaled(16), "scaled15 groups": a_scaled(15, 3), "scaled200 tensor": a_scaled(200, rows=1),
+    "lowrank": LowRank(Dense(torch.eye(ROWS)), a_grid(4)),
 }  # fmt: skip
 
 
@@ -172,6 +180,8 @@ def booked(layer, rows):
 WAYS = {
     **{f"channel{b}": lambda n, b=b: grid(n, b) for b in (2, 3, 4, 5, 6, 8)},
     **{f"group{b}": lambda n, b=b: grouped(n, b) for b in (3, 4, 8)},
+    "nf4": lambda n: NormalFloat(4, 32, feedback=False).encode(n, Statistics()),
+    "nf4 channel": lambda n: NormalFloat(4, "channel", feedback=False).encode(n, Statistics()),
     "book": lambda n: booked(n, False), "books": lambda n: booked(n, True), "float": lambda n: Dense(n.matrix),
 }  # fmt: skip
 
@@ -200,6 +210,19 @@ def test_groups_of_four_bits_have_their_own_operator(tokens, tmp_path):
     kinds = [n.op_type for n in ir.load(path).graph]
     assert "MatMulNBits" in kinds
     ort_session(str(path))
+
+
+def test_groups_of_four_bits_stay_four_bits_in_openvino(tokens, tmp_path):
+    _, _, layers, graph = tokens
+    wide = next(n for n in layers if n.name == "wide.weight")
+    path = tmp_path / "m.onnx"
+    OpenVINO().export(graph, path, Coded(layers, {wide.name: grouped(wide, 4)}, {wide.name: "weight"}), {})
+    weights = [
+        node.input_value(1).get_element_type().get_type_name()
+        for node in OpenVINO().compiled(path).get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    ]
+    assert "u4" in weights
 
 
 def test_recurrent_weights_of_an_imported_network(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def load_data(
     batch_size: int = 32,
     like: Like | Tensor | None = None,
     preprocess: Images | Finish | None = None,
+    sizes: Callable[[int], tuple[int, int, int]] = split.sizes,
 ) -> Data:
     """Data from a file, a folder, a function or Python objects, in three parts that never mix.
 
@@ -55,6 +56,7 @@ def load_data(
         like: the network's example inputs, batched, by name if they have names: shapes and dtypes are checked, names
             matched, images sized.
         preprocess: for images an `Images`; else a function from a tuple of inputs to a tuple of inputs, per batch.
+        sizes: of the parts of undivided samples, from their number; `split.lessons` for samples to train on.
 
     Raises:
         LessenError: the source can't be read, is empty, or holds NaN, wrong shapes or labels that don't match.
@@ -66,7 +68,7 @@ def load_data(
     with private_randomness(seed):
         found, finish = _read(source, name, like, preprocess)
         pools = {part: _pool(batches, name, None if finish else like) for part, batches in found.items()}
-    return _build(pools, name, seed, batch_size, finish)
+    return _build(pools, name, seed, batch_size, finish, sizes)
 
 
 def _label(source: Source) -> str:
@@ -186,7 +188,10 @@ def _pool(batches: Iterable[Batch], name: str, like: Like | None) -> Pool:
     return blocks
 
 
-def _build(pools: dict[str, Pool], name: str, seed: int, batch_size: int, finish: Finish | None) -> Data:
+def _build(
+    pools: dict[str, Pool], name: str, seed: int, batch_size: int, finish: Finish | None,
+    sizes: Callable[[int], tuple[int, int, int]],
+) -> Data:  # fmt: skip
     notes: list[str] = []
     orders = {part: _order(blocks, seed) for part, blocks in pools.items()}
     where: dict[str, tuple[Pool, Tensor]] = {}
@@ -194,7 +199,7 @@ def _build(pools: dict[str, Pool], name: str, seed: int, batch_size: int, finish
         n = len(orders["all"])
         if n < len(PARTS):
             raise LessenError(f"{n} samples can't make three parts", where=name, mend="give at least 3, better 1,000")
-        pieces = split.cut(orders["all"], split.sizes(n))
+        pieces = split.cut(orders["all"], sizes(n))
         where = {part: (pools["all"], piece) for part, piece in zip(PARTS, pieces, strict=True)}
     else:
         where = {part: (pools[part], orders[part]) for part in pools}

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_VALUES = 2**20  # inputs of a batch: what a network makes of them takes many times their memory
+
 Finish = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
@@ -33,6 +35,11 @@ class Batch:
     def n(self) -> int:
         """Number of samples."""
         return 1 if self.whole else next(t.shape[0] for t in self.inputs if t.ndim)
+
+    @property
+    def values_of_sample(self) -> int:
+        """Numbers that the inputs of one sample consist of; at least 1."""
+        return max(sum(t.numel() for t in self.inputs if t.ndim) // max(self.n, 1), 1)
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +71,7 @@ class Part:
     Args:
         name: "calibration", "validation" or "test".
         blocks: samples of equal shape lie together in one block, so that ragged data (sentences) still batches.
-        batch_size: what `batches()` gives unless told otherwise.
+        batch_size: what `batches()` gives unless told otherwise; fewer where samples are large.
         finish: applied to the inputs of each batch as it is taken (images are kept as bytes until then).
     """
 
@@ -93,8 +100,8 @@ class Part:
 
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
         """All samples, always in the same order whatever the size; the last batch of a block may be smaller."""
-        size = max(1, batch_size or self.batch_size)
         for block in self.blocks:
+            size = max(1, batch_size or min(self.batch_size, _VALUES // block.values_of_sample))
             for start in range(0, block.n, size):
                 batch = block.take(slice(start, start + size))
                 yield batch if self.finish is None else replace(batch, inputs=self.finish(batch.inputs))

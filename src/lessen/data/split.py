@@ -15,6 +15,12 @@ def sizes(n: int) -> tuple[int, int, int]:
     return calibration, validation, n - calibration - validation
 
 
+def lessons(n: int) -> tuple[int, int, int]:
+    """(training, validation, test) for `n` >= 3 samples that are given to train on: all but a tenth, at most 1000."""
+    aside = max(1, min(500, n // 20))
+    return n - 2 * aside, aside, aside
+
+
 def order(n: int, labels: Tensor | None, seed: int) -> Tensor:
     """A random order [n] of the samples in which, with class labels, every stretch has the classes in proportion.
 

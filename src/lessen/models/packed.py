@@ -59,22 +59,33 @@ def load_into(module: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         LessenError: the file is damaged, or made from another network.
     """
+    package, mend = read_lessen(path), "give the network that the file was made from"
+    values = {k: v for k, v in package.others.items() if not k.startswith((GRAPH, SCALE))}
+    try:
+        twin = _edited(module, package)
+        values |= {name: parameter_of(package, name) for name in package.codings}
+        _give_biases(twin, values)
+        missing, unknown = twin.load_state_dict(values, strict=False)
+    except LessenError as error:
+        raise LessenError(error.what, where=f"{path}: {error.where}", mend=error.mend or mend) from error
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:  # a stranger's file
+        what = f"the file does not fit the network: {(str(error).splitlines() or [''])[-1].strip()}"
+        raise LessenError(what, where=str(path), mend=mend) from error
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which the network has not"
+        raise LessenError(f"the file {what}", where=str(path), mend=mend)
+    return twin.eval()
+
+
+def _edited(module: nn.Module, package: Package) -> nn.Module:
+    """A copy of the network with the file's structural changes made, batch norms that were folded away left out."""
     from .surgery.edits import Edit, Setting, apply_edits
 
-    package = read_lessen(path)
-    edits = [_edit(e, Edit, Setting) for e in package.edits]
-    twin = apply_edits(module, edits)
+    twin = apply_edits(module, [_edit(e, Edit, Setting) for e in package.edits])
     for gone in package.info.get("folded", []):
         parent, _, child = str(gone).rpartition(".")
         setattr(twin.get_submodule(parent), child, nn.Identity())
-    values = {k: v for k, v in package.others.items() if not k.startswith((GRAPH, SCALE))}
-    values |= {name: parameter_of(package, name) for name in package.codings}
-    _give_biases(twin, values)
-    missing, unknown = twin.load_state_dict(values, strict=False)
-    if missing or unknown:
-        what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which the network has not"
-        raise LessenError(f"the file {what}", where=str(path), mend="give the network that the file was made from")
-    return twin.eval()
+    return twin
 
 
 def _edit(values: Mapping[str, Any], edit: type, setting: type) -> Any:
@@ -112,18 +123,43 @@ def graph_bytes(path: str | Path) -> bytes:
         model = onnx.load_model_from_string(package.graph)
     except Exception as error:
         raise LessenError(f"its graph can't be read: {error}", where=str(path)) from error
-    for entry in package.info.get("initializers", []):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(_array(package, entry), str(entry["name"])))
+    for entry in _entries(package, path):
+        name = str(entry["name"])
+        try:
+            array = _array(package, entry)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # a LessenError is a ValueError
+            what = error.what if isinstance(error, LessenError) else f"its description makes no sense ({error})"
+            raise LessenError(what, where=f"{path}: {name}", mend="the file is damaged: write it again") from error
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def _entries(package: Package, path: str | Path) -> list[dict[str, Any]]:
+    entries = package.info.get("initializers", [])
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries):
+        raise LessenError("the list of the graph's weights is damaged", where=str(path), mend="write the file again")
+    return entries
+
+
 def _array(package: Package, entry: Mapping[str, Any]) -> np.ndarray:
-    if "layer" not in entry:
-        return package.others[GRAPH + str(entry["name"])].numpy()
-    name = str(entry["layer"])
+    """An initializer: a layer's weight turned over, the recurrent layers of all directions, or a tensor as it is."""
+    if "stack" in entry:
+        return np.stack([_gates(_weight(package, part["layer"]), part["gates"]) for part in entry["stack"]])
+    if "layer" in entry:
+        return np.ascontiguousarray(_weight(package, entry["layer"]).transpose(entry["permuted"]))
+    return package.others[GRAPH + str(entry["name"])].numpy()
+
+
+def _weight(package: Package, name: Any) -> np.ndarray:
     if name not in package.codings:
-        raise LessenError("the graph asks for a weight that is not in the file", where=name)
-    return np.ascontiguousarray(weight_of(package, name).numpy().transpose(entry["permuted"]))
+        raise LessenError(f"the graph asks for the weight {name!r}, which is not in the file")
+    return weight_of(package, str(name)).numpy()
+
+
+def _gates(weight: np.ndarray, order: list[int]) -> np.ndarray:
+    """The rows by blocks of gates in another order."""
+    blocks = np.split(weight, len(order))
+    return np.concatenate([blocks[i] for i in order])
 
 
 def load_packed(path: str | Path) -> nn.Module:
@@ -149,6 +185,8 @@ def unpack_file(path: str | Path, out: str | Path) -> Path:
         part.write_bytes(content)
         os.replace(part, out)
     except OSError as error:
+        mend = "free some space, or write it elsewhere"
+        raise LessenError(f"can't be written: {error.strerror}", where=str(out), mend=mend) from error
+    finally:
         part.unlink(missing_ok=True)
-        raise LessenError(f"can't be written: {error.strerror}", where=str(out)) from error
     return out

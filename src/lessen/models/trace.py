@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,11 @@ _CONV = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.con
 _CONV_TRANSPOSE = {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
 _RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input,
               aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default}  # fmt: skip
+
+# Operators that put a weight together with others or take it apart; values stay as they are.
+_ASSEMBLE = {aten.cat.default, aten.stack.default, aten.select.int, aten.slice.Tensor, aten.chunk.default,
+             aten.split.Tensor, aten.split_with_sizes.default, aten.unsqueeze.default, aten.squeeze.dim,
+             aten.unbind.int, operator.getitem}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +67,18 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         return _finish(module, _layers_by_type(module, inputs), None, f"torch.export: {why}")
     names = dict(program.graph_signature.inputs_to_parameters)
     batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-    return _finish(module, _layers_of_graph(module, program.graph, names, batch), program.graph, "")
+    idle = {names[node.name] for node in program.graph.nodes if node.name in names and not node.users}
+    return _finish(module, _layers_of_graph(module, program.graph, names, batch), program.graph, "", idle)
 
 
-def _finish(module: nn.Module, layers: list[Layer], graph: fx.Graph | None, why: str) -> Trace:
+def _finish(
+    module: nn.Module, layers: list[Layer], graph: fx.Graph | None, why: str, idle: Collection[str] = ()
+) -> Trace:
     parameters = {id(p): (n, p) for n, p in module.named_parameters()}
     own = dict(module.named_parameters(remove_duplicate=False))
     covered = {id(own[layer.name]) for layer in layers}
     left = tuple(
-        (n, why or "no operator that a technique knows uses it")
+        (n, why or ("the samples never get there" if n in idle else "no operator that a technique knows uses it"))
         for i, (n, p) in parameters.items()
         if i not in covered and p.ndim > 1
     )
@@ -92,7 +102,42 @@ def _layers_of_graph(module: nn.Module, graph: fx.Graph, names: dict[str, str], 
             if layer is not None:
                 seen = found.get(id(weight))
                 found[id(weight)] = layer if seen is None else _merged(seen, layer)
+    for layer in _assembled(parameters, holders, graph, batch):
+        found.setdefault(id(parameters[layer.name]), layer)
     return list(found.values())
+
+
+def _assembled(parameters: dict[str, Any], holders: dict[str, str], graph: fx.Graph, batch: int) -> Iterator[Layer]:
+    """Weights `weight_ih..., weight_hh...` that are put together (stacked, gates in another order) before use."""
+    for node in graph.nodes:
+        name = holders.get(node.name, "")
+        if not name.rpartition(".")[2].startswith(("weight_ih", "weight_hh")) or parameters[name].ndim != 2:
+            continue
+        weight = parameters[name]
+        users = _users(node)
+        if users:
+            macs = sum(_assembled_macs(weight, user, batch) for user in users)
+            yield Layer(name, "recurrent", weight.detach(), macs=macs)
+
+
+def _users(node: fx.Node) -> list[fx.Node]:
+    """The products and recurrent kernels that a weight reaches through operators that only move values."""
+    found: dict[fx.Node, None] = {}
+    seen, waiting = {node}, [node]
+    while waiting:
+        for user in waiting.pop().users:
+            if user.target in _RECURRENT or user.target in _LINEAR:
+                found[user] = None
+            elif user not in seen and (user.target in _PASS or user.target in _ASSEMBLE):
+                waiting.append(user)
+            seen.add(user)
+    return list(found)
+
+
+def _assembled_macs(weight: Tensor, user: fx.Node, batch: int) -> int:
+    if user.target in _RECURRENT:
+        return _recurrent_macs(weight, user, batch)
+    return _size(user) * weight.shape[1] // batch
 
 
 def _merged(first: Layer, again: Layer) -> Layer:

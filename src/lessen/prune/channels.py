@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,17 @@ from torch import Tensor
 
 from ..errors import LessenError
 
-CRITERIA = ("second_order", "taylor", "magnitude")
+CRITERIA = (
+    "second_order",
+    "taylor",
+    "fisher",
+    "magnitude",
+    "wanda",
+    "apoz",
+    "mean_activation",
+    "batchnorm_scale",
+    "geometric_median",
+)
 
 
 class Removable(Protocol):
@@ -33,17 +43,28 @@ class Channels:
     "second_order": what is left of its removal after every layer that reads it was refitted on the units that stay
     (Optimal Brain Surgeon over columns: Kurtic et al. 2023, ZipLM, eq. 2);
     "taylor": E[(sum_{w in u} w dL/dw)^2], the squared first-order change of the loss (Molchanov et al. 2019, eq. 8);
-    "magnitude": sum of w^2 (Li et al. 2017).
+    "fisher": sum of w^2 E[(dL/dw)^2] (Optimal Brain Damage: LeCun et al. 1990; Theis et al. 2018);
+    "magnitude": sum of w^2 (Li et al. 2017);
+    "wanda": sum of |w| ||x|| over the weights that make and read the unit (Sun et al. 2024);
+    "apoz": share of the unit's activations that are not zero (1 - APoZ: Hu et al. 2016);
+    "mean_activation": mean of |activation| (Molchanov et al. 2017, sec. 2.2);
+    "batchnorm_scale": |scale| of the batch norm that it passes (network slimming: Liu et al. 2017);
+    "geometric_median": summed distance to the other units' weights (FPGM: He et al. 2019).
+
+    Only the first three predict a change of the loss; the others compare units within a network. Groups that a
+    criterion says nothing of (no batch norm, no layer that reads them) are left alone.
 
     Args:
         fraction: share of the removable cost (parameters times their use) to take away, in (0, 1).
-        criterion: "second_order", "taylor" or "magnitude".
+        criterion: one of the above.
         least: share of a group's units that always stays.
+        multiple: what stays is rounded up to a multiple of this; 0: to what the target likes.
     """
 
     fraction: float = 0.25
     criterion: str = "second_order"
     least: float = 0.125
+    multiple: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -54,6 +75,8 @@ class Channels:
             raise LessenError(f"unknown criterion {self.criterion!r}", mend="one of: " + ", ".join(CRITERIA))
         if not 0 < self.least <= 1:
             raise LessenError(f"least must lie in (0, 1], not {self.least}")
+        if self.multiple < 0:
+            raise LessenError(f"channel counts can't be multiples of {self.multiple}", mend="0 or a positive number")
 
     @classmethod
     def offers(cls) -> tuple[Channels, ...]:
@@ -67,11 +90,15 @@ class Channels:
             groups: what can shrink.
             importance: predicted harm of removing each unit, [size] per group.
             costs: what one unit of each group costs (any unit; only proportions count).
-            multiple: channel counts that the target likes; what stays is rounded up to it.
+            multiple: channel counts that the target likes; the technique's own setting goes before it.
 
         Returns:
             group name -> removed units, and the summed importance of all that goes.
+
+        Raises:
+            LessenError: an importance that is not a number, or not one for each unit.
         """
+        _check(groups, importance)
         goal = self.fraction * sum(g.size * costs[g.name] for g in groups)
         removed: dict[str, list[int]] = {g.name: [] for g in groups}
         left = {g.name: g.size - max(1, round(self.least * g.size)) for g in groups}
@@ -83,9 +110,21 @@ class Channels:
                 removed[name].append(unit)
                 left[name] -= 1
                 gone += costs[name]
-        kept = {g.name: _rounded(removed[g.name], g, multiple) for g in groups}
+        kept = {g.name: _rounded(removed[g.name], g, self.multiple or multiple) for g in groups}
         harm = sum(float(importance[name][list(units)].sum()) for name, units in kept.items() if units)
         return {name: tuple(sorted(units)) for name, units in kept.items() if units}, harm
+
+
+def _check(groups: Sequence[Removable], importance: Mapping[str, Tensor]) -> None:
+    for g in groups:
+        if importance[g.name].shape != (g.size,):
+            raise LessenError(f"{len(importance[g.name])} importances for {g.size} units", where=g.name)
+        if bool(torch.isnan(importance[g.name]).any()):
+            raise LessenError(
+                "the importance of its units is not a number",
+                where=g.name,
+                mend="look for NaN in the layer's weights, in the calibration data, or in the loss",
+            )
 
 
 def _bargains(
@@ -102,30 +141,3 @@ def _rounded(units: list[int], group: Removable, multiple: int) -> list[int]:
     step = max(1, multiple // group.unit) if multiple % group.unit == 0 or group.unit == 1 else 1
     wanted = min(group.size, -(-stay // step) * step)
     return units[: group.size - wanted]
-
-
-def taylor(owned: Mapping[str, Sequence[tuple[Tensor, int, Tensor]]]) -> dict[str, Tensor]:
-    """(sum over a unit's weights of w * grad)^2, per unit, for one batch whose gradients are in `.grad`.
-
-    Args:
-        owned: group name -> (parameter, dim, indices [size, per unit]).
-    """
-    return {name: _per_unit(members, lambda p: p * p.grad if p.grad is not None else p * 0).square()
-            for name, members in owned.items()}  # fmt: skip
-
-
-def magnitude(owned: Mapping[str, Sequence[tuple[Tensor, int, Tensor]]]) -> dict[str, Tensor]:
-    """Sum of squares of a unit's weights, per unit."""
-    return {name: _per_unit(members, lambda p: p * p) for name, members in owned.items()}
-
-
-def _per_unit(members: Sequence[tuple[Tensor, int, Tensor]], score: Callable[[Tensor], Tensor]) -> Tensor:
-    total: Tensor | None = None
-    for parameter, dim, indices in members:
-        with torch.no_grad():
-            values = score(parameter).double().movedim(dim, 0)
-        values = values.flatten(1).sum(1) if values.ndim > 1 else values
-        part = values[indices.flatten()].reshape(indices.shape[0], -1).sum(1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..codings import Sparse
 from ..errors import LessenError
+from ..models.layer import Layer
 
 
 def check_sparsity(sparsity: object, where: str) -> None:
@@ -37,3 +38,9 @@ def strongest(scores: Tensor, sparsity: float) -> Tensor:
 def sparse(matrix: Tensor, mask: Tensor) -> Sparse:
     """The coding that holds `matrix` [rows, columns] at `mask` and nothing elsewhere."""
     return Sparse(mask, matrix[mask].float())
+
+
+def pruned(layer: Layer, scores: Tensor, sparsity: float) -> Sparse:
+    """The layer without the weights of the lowest scores [rows, columns], which are not negative; a mask is kept."""
+    mask = strongest((scores if layer.mask is None else scores * layer.mask).flatten(), sparsity).reshape(layer.shape)
+    return sparse(layer.matrix, mask if layer.mask is None else mask & layer.mask)

@@ -12,7 +12,7 @@ from ..models.layer import Layer
 from ..statistics.problem import problem
 from ..statistics.statistics import Statistics
 from .mask import check_sparsity, strongest
-from .removal import prune
+from .removal import prune, tell_dampening
 
 _BLOCK = 128  # columns that a threshold is chosen for
 
@@ -22,12 +22,13 @@ class OptimalBrain:
     """Removes the weights whose loss the others can best make up for, and updates those.
 
     The layer-wise Optimal Brain Surgeon (Hassibi & Stork 1992) in the one-pass form of SparseGPT (Frantar & Alistarh
-    2023, https://arxiv.org/abs/2301.00774), then a few steps of conjugate gradients on the survivors. Where the
-    second moment is missing or singular it is Wanda's criterion for the whole layer, without update.
+    2023, https://arxiv.org/abs/2301.00774), then a few steps of conjugate gradients on the survivors. A singular second
+    moment is dampened; where it is missing it is Wanda's criterion for the whole layer, without update. Both are told.
 
     Args:
         sparsity: share of the layer's weights to remove, 0 <= s < 1; at least one stays.
-        steps: of conjugate gradients afterwards; each costs one product with H.
+        steps: of conjugate gradients afterwards (twice as many under a singular second moment); each costs one product
+            with H.
 
     >>> OptimalBrain(sparsity=0.5).encode(layer, statistics)  # doctest: +SKIP
     """
@@ -42,7 +43,9 @@ class OptimalBrain:
 
     def encode(self, layer: Layer, statistics: Statistics) -> Sparse:
         """The surviving weights, updated; `LessenError` if the layer's weights aren't finite."""
-        return prune(problem(layer, statistics), self._choose, _BLOCK, self.steps)
+        p = problem(layer, statistics)
+        steps = self.steps * (2 if tell_dampening(layer, statistics) else 1)
+        return prune(p, self._choose, _BLOCK, steps)
 
     def _choose(self, scores: Tensor) -> Tensor:
         """The highest scores of a block over all its rows: the threshold adapts to where pruning hurts."""

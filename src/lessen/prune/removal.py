@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..codings import Sparse
-from ..statistics.problem import Problem
+from ..models.layer import Layer
+from ..statistics.fallback import fall_back
+from ..statistics.problem import Problem, ridge
 from ..statistics.second_order import Factor, join, polish
+from ..statistics.statistics import Statistics
 from .mask import sparse
 
 Choice = Callable[[Tensor], Tensor]  # scores [groups, columns of a block, rows] -> 1 where a weight stays, 0 else
 
+_GLANCE = 64  # rows of a group that tell which of two ways is better
+_WIDE, _NARROW, _LEAST = 128, 32, 8  # columns between two products
 _DAMP = 0.02  # of the mean diagonal: without, the first columns lean on the later ones more than these can bear
 
 
@@ -26,42 +32,119 @@ def remove(W: Tensor, factor: Factor, choose: Choice, keep: Tensor | None, block
     Args:
         keep: 1 where a weight may stay; None if all may.
     """
-    A, columns = factor.feedback, W.shape[1]
-    Q, E, mask = torch.empty_like(W), torch.empty_like(W), torch.empty_like(W)
-    for start in range(0, columns, block):
-        end = min(start + block, columns)
-        target = W[:, start:end]
-        if start:
-            target = target + A[:, start:end, :start] @ E[:, :start]
-        scores = target.square() * factor.pivots[:, start:end, None]
-        mask[:, start:end] = choose(scores if keep is None else scores * keep[:, start:end])
-        if keep is not None:
-            mask[:, start:end] *= keep[:, start:end]
-        for j in range(start, end):
-            x = target[:, j - start]
-            if j > start:
-                x = x + (A[:, j : j + 1, start:j] @ E[:, start:j])[:, 0]
-            torch.mul(x, mask[:, j], out=Q[:, j])
-            torch.sub(W[:, j], Q[:, j], out=E[:, j])
-    return Q, mask
+    sweep = _Sweep(W, factor, choose, keep, block)
+    sweep.columns(0, W, _sizes(block))
+    return (W - sweep.E) * sweep.mask, sweep.mask
+
+
+def _sizes(block: int) -> tuple[int, ...]:
+    """Blocks inside blocks, the smallest first worked through one by one: large products take less time."""
+    whole = {block * max(1, n // block) for n in (_WIDE, _NARROW)}
+    return tuple(sorted({block, *whole, *(n for n in (_NARROW, _LEAST) if n < block)}, reverse=True))
+
+
+class _Sweep:
+    """One pass over the columns: which weights stay of those that were reached, and the error that was left."""
+
+    def __init__(self, W: Tensor, factor: Factor, choose: Choice, keep: Tensor | None, block: int) -> None:
+        self.factor, self.choose, self.keep, self.block = factor, choose, keep, block
+        self.E, self.mask = torch.zeros_like(W), torch.empty_like(W)  # no error yet where the sweep has not been
+        each = [t.split(1, 1) for t in (W, self.mask, self.E)]  # views made once: most of the time is overhead
+        self.views = list(zip(*each, strict=True))
+
+    def columns(self, start: int, target: Tensor, sizes: tuple[int, ...]) -> None:
+        """Columns `start` ..., whose values should be `target` [g, n, r] given the errors of all before `start`."""
+        A, E, n = self.factor.feedback, self.E, target.shape[1]
+        for at in range(0, n, sizes[0]):
+            first, last = start + at, min(start + at + sizes[0], start + n)
+            part = target[:, at : last - start]
+            if at:
+                part = torch.baddbmm(part, A[:, first:last, start:first], E[:, start:first])
+            if sizes[0] == self.block:
+                self._choose(part, slice(first, last))
+            if len(sizes) > 1:
+                self.columns(first, part, sizes[1:])
+            else:
+                self._one_by_one(first, part)
+
+    def _one_by_one(self, start: int, target: Tensor) -> None:
+        here = slice(start, start + target.shape[1])
+        E, rows = self.E[:, here], self.factor.feedback[:, here, here].split(1, 1)
+        for x, row, (W, mask, left) in zip(target.split(1, 1), rows, self.views[here], strict=True):
+            x = torch.baddbmm(x, row, E)  # later columns have no error yet
+            torch.addcmul(W, x, mask, value=-1, out=left)  # what stays takes all that it should be
+
+    def _choose(self, target: Tensor, here: slice) -> None:
+        scores = target.square() * self.factor.pivots[:, here, None]
+        if self.keep is None:
+            self.mask[:, here] = self.choose(scores)
+        else:
+            self.mask[:, here] = self.choose(scores * self.keep[:, here]) * self.keep[:, here]
 
 
 def prune(p: Problem, choose: Choice, block: int, steps: int) -> Sparse:
     """The layer with the chosen weights removed and the survivors near the least squares of the layer's error.
 
-    Where the second moment is missing or singular, or where the simple way does less harm: the weights with the
-    highest w^2 E[x^2] stay as they are.
+    Where the second moment is missing or can't be factorised, or where the simple way does less harm: the weights with
+    the highest w^2 E[x^2] stay as they are (and `fall_back` is told).
 
     Args:
         choose: picks the survivors of `block` columns.
         steps: of conjugate gradients at the end, for what one pass over the columns leaves undone.
     """
+    factor = None if p.H is None else p.factor(torch.arange(p.W.shape[1]), _DAMP)
+    if factor is None or p.H is None:
+        lacking = "no second moment" if p.H is None else "a singular second moment"
+        fall_back(p.name, f"{lacking} of its input: ranked by |w| sqrt(E[x^2]) (Wanda), survivors not updated")
+        return plain(p, choose)
+    updated, kept = remove(p.W, factor, choose, p.keep, block)
+    updated = polish(p.W, kept, updated, p.H, steps) * kept
+    if not bool(kept.any()) or _simple_is_better(p, choose, updated):
+        fall_back(p.name, "ranked by |w| sqrt(E[x^2]) (Wanda), survivors not updated: less harm than with the update")
+        return plain(p, choose)
+    return sparse(join(updated), join(kept).bool())
+
+
+def plain(p: Problem, choose: Choice) -> Sparse:
+    """The layer without the weights that `choose` finds by w^2 E[x^2], the others as they are."""
+    mask = _simple(p, choose)
+    return sparse(join(p.W * mask), join(mask).bool())
+
+
+def _simple(p: Problem, choose: Choice) -> Tensor:
     scores = p.W.square() * p.diagonal[:, :, None]
-    mask = choose(scores if p.keep is None else scores * p.keep) * (1.0 if p.keep is None else p.keep)
-    Q = p.W * mask
-    if p.H is not None and (factor := p.factor(torch.arange(p.W.shape[1]), _DAMP)) is not None:
-        updated, kept = remove(p.W, factor, choose, p.keep, block)
-        updated = polish(p.W, kept, updated, p.H, steps) * kept
-        if bool(kept.any()) and p.harm(updated) <= p.harm(Q):
-            Q, mask = updated, kept
-    return sparse(join(Q), join(mask).bool())
+    return choose(scores if p.keep is None else scores * p.keep) * (1.0 if p.keep is None else p.keep)
+
+
+def _simple_is_better(p: Problem, choose: Choice, updated: Tensor) -> bool:
+    """Whether `plain` does less harm, on 64 of each group's rows at most."""
+    step = slice(None, None, max(1, p.W.shape[2] // _GLANCE))
+    keep = None if p.keep is None else p.keep[:, :, step]
+    part = replace(p, W=p.W[:, :, step], G=p.G_split[:, 0, step].reshape(-1), keep=keep)
+    return part.harm(part.W * _simple(part, choose)) < part.harm(updated[:, :, step])
+
+
+def refitted(p: Problem, kept: Tensor, steps: int) -> Sparse:
+    """The layer with the weights at `kept` [groups, columns, rows] (1 stays, 0 is gone) near their least squares."""
+    plain = p.W * kept
+    if p.H is None:
+        fall_back(p.name, "no second moment of its input: survivors not updated")
+        return sparse(join(plain), join(kept).bool())
+    updated = polish(p.W, kept, plain, p.H, steps) * kept
+    return sparse(join(updated if p.no_worse(updated, plain) else plain), join(kept).bool())
+
+
+def tell_dampening(layer: Layer, statistics: Statistics) -> bool:
+    """Says so where calibration saw fewer inputs than the layer has columns, and what is added to the second moment.
+
+    Returns whether that is so: conjugate gradients then need more steps.
+    """
+    columns, seen = layer.shape[1], statistics.observations
+    singular = statistics.full is not None and 0 < seen < columns
+    if singular:
+        fall_back(
+            layer.name,
+            f"the second moment of its {columns} inputs is singular ({seen} observations): dampened by "
+            f"{ridge(columns, seen):.2g} of its mean",
+        )
+    return singular

@@ -71,7 +71,7 @@ class FixedPoint:
         if self.rounding == "nearest" or p.H is None:
             return Q
         back = fed_back(p, grid.rounding)
-        return grid.improve(p, back if back is not None and p.harm(back) <= p.harm(Q) else Q, 1)
+        return grid.improve(p, back if back is not None and p.no_worse(back, Q) else Q, 1)
 
     def _steps(self, layer: Layer, values: Tensor, weights: Tensor) -> Tensor:
         """Step of each row of `values`, float32 powers of two."""
@@ -120,5 +120,5 @@ def _floored(p: Problem, grid: _Levels) -> Tensor:
 class _Shifts(_Levels):
     """A grid whose steps stay powers of two."""
 
-    def _refit(self, p: Problem, Q: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
         return Q, F

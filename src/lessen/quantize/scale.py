@@ -68,13 +68,13 @@ def _fit(v: Tensor, w: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tens
     return scale, zero
 
 
-_FINE = (0.92, 0.96, 1.0, 1.04, 1.08)
-_FINER = (0.985, 1.0, 1.015)
+_FINE = (0.89, 0.945, 1.0, 1.06, 1.12)
+_FINER = (0.98, 1.0, 1.02)
 
 
 def _coarse(bits: int) -> tuple[float, ...]:
-    most = 8 if bits >= 6 else 14 if bits >= 4 else 20
-    return tuple(0.87**i for i in range(most))
+    most = 6 if bits >= 6 else 9 if bits >= 4 else 13
+    return tuple(0.81**i for i in range(most))
 
 
 _Range = tuple[Tensor, Tensor, int, bool]
@@ -101,11 +101,12 @@ def _codes(v: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Codes minus the zero point, as floats."""
     low, high = levels(bits)
     k = (v / scale[:, None]).round_()
-    return torch.minimum(torch.maximum(k, (low - zero)[:, None]), (high - zero)[:, None])
+    return torch.clamp_(k, (low - zero)[:, None], (high - zero)[:, None])
 
 
 def _error(v: Tensor, w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    return (_codes(v, scale, zero, bits).mul_(scale[:, None]).sub_(v).square_().mul_(w)).sum(1)
+    squares = torch.addcmul(v, _codes(v, scale, zero, bits), scale[:, None], value=-1).square_()
+    return squares @ w[0] if len(w) == 1 else squares.mul_(w).sum(1)
 
 
 def _least_squares(v: Tensor, w: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:

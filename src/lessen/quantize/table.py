@@ -38,7 +38,7 @@ def on_table(layer: Layer, statistics: Statistics, table: Tensor, how: How) -> S
     Q = found.nearest(p.W)
     if how.feedback and p.H is not None:
         back = fed_back(p, found.rounding, _DAMP.get(1 << math.ceil(math.log2(len(table))), 0.0))
-        Q = back if back is not None and p.harm(back) <= p.harm(Q) else Q
+        Q = back if back is not None and p.no_worse(back, Q) else Q
         Q = found.improve(p, Q, 1)
     return found.as_codebook(Q)
 
@@ -158,8 +158,8 @@ class _Scaled(_Levels):
 
         return round_to
 
-    def _refit(self, p: Problem, Q: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
-        return (Q, F) if self.fixed else super()._refit(p, Q, F)
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
+        return (Q, F) if self.fixed else super()._refit(p, Q, F, whole)
 
     def _spread(self) -> Tensor:
         return self.scale.repeat_interleave(self.size, 1) if self.scale.shape[1] > 1 else self.scale

@@ -65,7 +65,7 @@ class Uniform:
             if self.bits >= 6:  # what is clipped costs more than fine steps gain
                 levels_fed = _Levels.of(p, self.per, size, unclipped(values, self.bits, self.symmetric), self.bits)
             back = fed_back(p, levels_fed.rounding, _DAMP.get(self.bits, 0.0))
-            if back is not None and p.harm(back) <= p.harm(Q):
+            if back is not None and p.no_worse(back, Q):
                 grid, Q = levels_fed, back
             Q = grid.improve(p, Q, self._sweeps)
         return grid.coding(Q, self.bits)
@@ -137,14 +137,13 @@ class _Levels:
 
     def rounding(self, order: Tensor | None = None) -> Rounding:
         """The nearest level for column j of the given order."""
-        places = None if order is None else order.tolist()
+        places = range(self.shape[1]) if order is None else order.tolist()
         keep = self.keep if self.keep is None or order is None else self.keep[:, order]
+        groups = list(zip(*(t.unbind(1) for t in (self.scale, *self._bounds[1:])), strict=True))
 
         def round_to(x: Tensor, j: int) -> Tensor:
-            n = (j if places is None else places[j]) // self.size
-            scale, low, high = self.scale[:, n], self.low[:, n], self.high[:, n]
-            q = (x / scale).round_()
-            q = torch.minimum(torch.maximum(q, low), high).mul_(scale)
+            scale, low, high = groups[places[j] // self.size]
+            q = torch.clamp((x / scale).round_(), low, high).mul_(scale)
             return q if keep is None else q.mul_(keep[:, j])
 
         return round_to
@@ -155,27 +154,34 @@ class _Levels:
         if not sweeps:
             return Q
         F = p.H @ (p.W - Q)
+        whole = p.H @ Q + F if self.scale.shape[1] == 1 else None  # H W: saves a product in each refit
         for _ in range(sweeps):
-            Q, F = self._refit(p, Q, F)
+            Q, F = self._refit(p, Q, F, whole)
             descend(Q, F, p.H, self.rounding())
-        return self._refit(p, Q, F)[0]
+        return self._refit(p, Q, F, whole)[0]
 
-    def _refit(self, p: Problem, Q: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
         """The best step given the codes: scale * (1 + <Q, F> / <Q, H Q>), for each group of columns in its turn."""
         assert p.H is not None
-        Q, F = Q.clone(), F.clone()
+        if whole is not None:
+            HQ = whole - F
+            grow = self._growth(p, Q, F, HQ)
+            self.scale[:, 0] *= 1 + grow
+            return Q * (1 + grow[:, None]), F - HQ * grow[:, None]
+        added = torch.empty_like(Q)
         for n in range(self.scale.shape[1]):
-            here = slice(n * self.size, (n + 1) * self.size)
-            HQ = p.H[:, :, here] @ Q[:, here]
-            gain = (Q[:, here] * F[:, here]).sum(1) * p.G_split[:, 0]
-            cost = (Q[:, here] * HQ[:, here]).sum(1) * p.G_split[:, 0]
-            if self.scale.numel() == 1:
-                gain, cost = gain.sum()[None, None], cost.sum()[None, None]
-            grow = torch.where(cost > 0, gain / cost.clamp_min(1e-30), torch.zeros_like(gain)).clamp(-0.5, 1.0)
+            here, before = slice(n * self.size, (n + 1) * self.size), slice(0, n * self.size)
+            f = torch.baddbmm(F[:, here], p.H[:, here, before], added[:, before], alpha=-1)
+            grow = self._growth(p, Q[:, here], f, p.H[:, here, here] @ Q[:, here])
             self.scale[:, n] *= 1 + grow
-            Q[:, here] *= 1 + grow[:, None]
-            F -= HQ * grow[:, None]
-        return Q, F
+            torch.mul(Q[:, here], grow[:, None], out=added[:, here])
+        return Q + added, torch.baddbmm(F, p.H, added, alpha=-1)
+
+    def _growth(self, p: Problem, Q: Tensor, F: Tensor, HQ: Tensor) -> Tensor:
+        gain, cost = ((Q * v).sum(1) * p.G_split[:, 0] for v in (F, HQ))
+        if self.scale.numel() == 1:
+            gain, cost = gain.sum()[None, None], cost.sum()[None, None]
+        return torch.where(cost > 0, gain / cost.clamp_min(1e-30), torch.zeros_like(gain)).clamp(-0.5, 1.0)
 
     def coding(self, Q: Tensor, bits: int) -> Grid:
         """The grid that decodes to Q [groups, columns, rows / groups]."""

@@ -43,6 +43,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "predicted": charts.predicted(report),
         "strips": charts.strips(report.layers),
         "fragile": {row.name for row in costliest(report.layers)},
+        "zeros": phrases.zeros(report),
         "skipped": skipped(report.layers),
         "stages": stages(report.seconds),
     }

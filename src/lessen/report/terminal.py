@@ -15,6 +15,12 @@ from lessen.report.schema import LayerRow, Report
 
 _COLUMNS = 80
 _SHOWN = 3  # layers
+_WHAT = {
+    "model.onnx": "runs as it is, in ONNX Runtime or OpenVINO",
+    "model.lessen": "for storage; lessen unpack, lessen.load_into",
+    "plan.yaml": "what was done; lessen apply does it again",
+}
+_HARM = 15  # columns of the last cell and of the gaps between four
 
 
 def print_summary(report: Report, file: TextIO | None = None) -> None:
@@ -86,13 +92,17 @@ def _layers(report: Report) -> Iterator[RenderableType]:
     ]  # fmt: skip
     if rows:
         yield Text()
-        names, how = {"width": min(28, max(21, *(len(row[0]) for row in rows))), **FOLD}, {"max_width": 18, **FOLD}
+        width = min(28, max(21, *(len(row[0]) for row in rows)))
+        left = _COLUMNS - width - max(len(row[2]) for row in rows) - _HARM
+        names, how = {"width": width, **FOLD}, {"max_width": max(left, 18), **FOLD}
         yield table([("layers that cost most", names), ("how", how), ("bytes", RIGHT), ("harm", RIGHT)], rows)
     done = sum(row.done for row in report.layers)
     left = f"; not traced: {_few([part.name for part in report.coverage.left])}" if report.coverage.left else ""
     yield Text()
     integer = f", {report.kernels.integer} run in integer arithmetic" if report.kernels else ""
     yield line(f"{done} of {len(report.layers)} layers compressed{integer}{left}")
+    if zeros := phrases.zeros(report):
+        yield line(zeros)
 
 
 def _few(names: list[str], most: int = 3) -> str:
@@ -109,5 +119,5 @@ def _files(report: Report) -> Iterator[RenderableType]:
     if not report.files:
         return
     yield Text()
-    yield table([("files", FOLD), ("", FOLD), ("", RIGHT)],
-                ((file.name, file.path, phrases.size(file.file_bytes)) for file in report.files))  # fmt: skip
+    rows = ((file.path or file.name, phrases.size(file.file_bytes), _WHAT.get(file.name, "")) for file in report.files)
+    yield table([("files", FOLD), ("", RIGHT), ("", FOLD)], rows)

@@ -45,4 +45,4 @@ def plan_of(job: Job, bench: Bench, treatments: Mapping[str, Treatment], recover
     """The plan as it is written: layers that are kept are not in it."""
     worked = {name: t for name, t in treatments.items() if t.technique is not None}
     return Plan(job.target.name, worked, bench.channels, job.seed, job.model.sha256(), job.data.sha256(), recover,
-                bench.smooth, bool(bench.channels) and job.train is not None)  # fmt: skip
+                bench.smooth, bool(bench.channels) and job.train is not None, bench.trained)  # fmt: skip

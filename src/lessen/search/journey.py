@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..artifact import Exporter
+from ..bench import Bench
 from ..errors import LessenError, did_you_mean
 from ..folder import RunFolder
 from ..job import Job
+from ..memory import give_back
 from ..plan import Plan, Treatment
 from ..propose import chosen_layers, settings_of
 from ..prune.channels import Channels
 from ..report import Progress
 from ..smoothing import smoothed_bench
 from ..targets.locate import locate_all
+from ..targets.recurrent import places
+from ..train import Sparsifier
 from ..verify import Judge
-from . import widths
+from . import variants, widths
 from .found import Found
+from .order import forms
 from .prepare import prepared
 from .pricing import prices_of
 from .track import Track
@@ -34,32 +41,55 @@ def journey(
     job: Job, folder: RunFolder, progress: Progress, *, where: tuple[str, ...], skip: tuple[str, ...], rounds: int
 ) -> Found:
     """Looks for the cheapest plan that holds the budget."""
+    ladders = variants.ladders(job)
     bench = prepared(job, progress)
     allowed = chosen_layers(bench.traced.layers, where, skip)
     with progress.stage("baseline"):
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
         judge = Judge(job, original_file(job, exporter, folder))
         judge.original(job.data.validation)
-    placed = locate_all(exporter.graph, bench.traced.layers)
+    give_back()
+    placed = {*locate_all(exporter.graph, bench.traced.layers)}
+    placed |= {p.layer.name for p in places(exporter.graph.graph, bench.traced.layers)}
     for name in bench.layers:
         if name not in placed and not allowed[name]:
             allowed[name] = "its weight is not a plain constant of the exported graph (inside a branch or computed)"
     with progress.stage("costs"):
         prices = prices_of(job, exporter)
     track = Track(job, judge, folder, progress, prices, allowed, rounds, bench)
-    track.explore(bench, exporter)
-    if not track.cheapest_holds:
-        with progress.stage("smooth"):
-            tamed = smoothed_bench(bench, exporter)
-        if tamed is not None:
-            track.explore(*tamed)
-    for fraction in sorted(getattr(t, "fraction", 0.0) for t in settings_of(job.using) if isinstance(t, Channels)):
-        wider = widths.shrunk(job, bench, Channels(fraction), progress)
-        if wider is None or not track.explore(
-            wider, Exporter(job.target, wider, job.model.inputs, job.data.calibration)
-        ):
-            break  # what loses too much at this width loses more at the next
+    for form in forms(job, bench, exporter, progress):
+        track.explore(*form)
+        if track.cheapest_holds:
+            break
+    for ladder in ladders:
+        _climb(job, track, ladder, progress)
+    asked: tuple[Any, ...] = settings_of(job.using)
+    _narrow(job, track, bench, [t for t in asked if isinstance(t, Channels)], progress)
     return track.settled()
+
+
+def _climb(job: Job, track: Track, ladder: Sequence[Sparsifier], progress: Progress) -> None:
+    """Variants of one training method, the mildest first, until one loses too much."""
+    for method in ladder:
+        try:
+            bench = variants.variant(job, method, progress)
+        except LessenError as error:
+            track.risks.append(f"{type(method).__name__} could not be used: {error.what}")
+            return
+        if not track.explore(bench, Exporter(job.target, bench, job.model.inputs, job.data.calibration)):
+            return
+        if variants.structured(bench):
+            _narrow(job, track, bench, Channels.offers(), progress)
+
+
+def _narrow(job: Job, track: Track, bench: Bench, settings: Iterable[Channels], progress: Progress) -> None:
+    """Narrower networks, until one loses too much: what does at one width loses more at the next."""
+    for technique in sorted(settings, key=lambda t: t.fraction):
+        wider = variants.narrower(job, bench, technique, progress)
+        if wider is None:
+            continue  # rounded to channel counts that the target likes, nothing may go at a small share
+        if not track.explore(wider, Exporter(job.target, wider, job.model.inputs, job.data.calibration)):
+            return
 
 
 def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Found:
@@ -75,8 +105,11 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
         judge = Judge(job, original_file(job, exporter, folder))
     macs = bench.traced.macs
+    if plan.trained is not None:
+        bench = variants.replayed(job, plan, progress)
     if plan.channels:
-        bench = widths.removed(job, bench, plan, progress)
+        bench = variants.inherited(widths.removed(job, bench, plan, progress), bench)
+    if plan.trained is not None or plan.channels:
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
     if plan.smooth is not None:
         variant = smoothed_bench(bench, exporter, plan.smooth)

@@ -6,12 +6,14 @@ from torch import nn
 
 from ..bench import Bench
 from ..job import Job
+from ..memory import give_back
 from ..models import Trace, fold_batchnorm, trace
 from ..report import Progress
 from ..statistics import Statistics, collect
 from ..verify import one_sample
 
-_LARGE_SAMPLE, _ENOUGH = 4096, 64  # values of one sample above which this many samples settle second moments
+_LARGE_SAMPLE = 4096  # values of one sample above which fewer samples settle it: each brings many positions
+_ENOUGH, _BACKWARD = 48, 16  # then: samples for the second moments, and for the Fisher information
 
 
 def prepared(job: Job, progress: Progress) -> Bench:
@@ -24,6 +26,7 @@ def prepared(job: Job, progress: Progress) -> Bench:
         )
     with progress.stage("statistics"):
         statistics = statistics_of(job, module, traced)
+    give_back()
     return Bench(module, traced, statistics, folded)
 
 
@@ -31,4 +34,6 @@ def statistics_of(job: Job, module: nn.Module, traced: Trace) -> dict[str, Stati
     """What calibration learns of the layers; of large samples (pictures, sounds) a part settles it."""
     part = job.data.calibration
     large = sum(x[0].numel() for x in one_sample(part) if x.ndim) > _LARGE_SAMPLE
-    return collect(module, traced.layers, (part.head(_ENOUGH) if large else part).batches(), job.loss)
+    if large:
+        return collect(module, traced.layers, part.head(_ENOUGH).batches(), job.loss, _BACKWARD)
+    return collect(module, traced.layers, part.batches(), job.loss)

@@ -9,21 +9,25 @@ from typing import Any
 
 from ..artifact import Exporter
 from ..bench import Bench, Compressed
+from ..budget import show_bytes
 from ..folder import RunFolder
 from ..job import Job
+from ..memory import give_back
+from ..packed import write_artifact
+from ..plan import Plan
 from ..propose import Prices, propose, settings_of, worthwhile
-from ..prune.channels import Channels
-from ..recover import made, plain
+from ..recover import coders, made, plain, recovery_for
 from ..report import Point, Progress
 from ..solve import Candidate, Price, Solution, curve
 from ..targets import compare
-from ..train import FineTune
 from ..verify import Judge, one_sample
 from .accuracy import Measure, Measured, best, search
 from .found import Found, plan_of, treatments_of
+from .variants import as_trained
 
 _RETREATS = (1.0, 0.5, 0.1)  # shares of the promised drop that a plan may use on the validation part
 _LARGE = 2_000_000  # parameters: above, only settings that won on a sample of layers are tried on all
+_DIGEST = "0" * 64  # stands for the model's in files that are only measured
 _HOPELESS = 30.0  # points: a plan that loses more than this untrained is not worth training
 
 
@@ -59,6 +63,7 @@ class Track:
     overhead: float = 0.0
     baseline_ms: float = 0.0
     last_was_cheapest: bool = False
+    risks: list[str] = field(default_factory=list)
 
     @property
     def cheapest_holds(self) -> bool:
@@ -73,15 +78,16 @@ class Track:
 
     def explore(self, bench: Bench, exporter: Exporter) -> bool:
         """Searches the curve of one bench; True if a plan held the promised drop."""
-        if bench.channels and not self._holds_in_float(bench, exporter):
+        if (bench.channels or bench.trained) and not self._holds_in_float(bench, exporter):
             return False
-        offered = tuple(t for t in settings_of(self.job.using) if not isinstance(t, Channels))
+        offered = settings_of(coders(self.job.using))
         with self.progress.stage("propose"):
             narrow = bool(self.job.target.executes) or self.job.model.parameters > _LARGE
             techniques = worthwhile(bench, offered, self.prices) if narrow else offered
         self.progress.note(f"{len(techniques)} of {len(offered)} settings can pay on {self.job.target.name}")
         with self.progress.stage("propose", total=len(bench.traced.layers)) as step:
             items = propose(bench, techniques, self.prices, dict(self.allowed), step)
+        items = as_trained(items, bench, self.prices) if bench.trained else items
         points = [p for p in curve(items, self.price(items)) if p.picks]
         with self.progress.stage("search", total=self.rounds) as step:
 
@@ -96,13 +102,13 @@ class Track:
         return best(tried, self.limit) is not None
 
     def _holds_in_float(self, bench: Bench, exporter: Exporter) -> bool:
-        """Whether a narrower network is good enough before anything else is done to it."""
+        """Whether a narrower or a trained network is good enough before anything else is done to it."""
         with self.progress.stage("search"):
             path = exporter.write_original(self.folder.scratch("narrow" + self.job.target.suffix))
             drop = self.judge.drop(path, self.job.data.validation)[1]
-        self.progress.note(
-            f"narrower by {sum(map(len, bench.channels.values()))} units: drop {drop.value:.3f} in float"
-        )
+        narrower = f"narrower by {sum(map(len, bench.channels.values()))} units" if bench.channels else ""
+        said = ", ".join(filter(None, (type(bench.trained).__name__ if bench.trained else "", narrower)))
+        self.progress.note(f"{said}: drop {drop.value:.3f} in float")
         return drop.value <= self.limit
 
     def price(self, items: Mapping[str, Sequence[Candidate]]) -> Price:
@@ -121,7 +127,7 @@ class Track:
         measured = self._scored(exporter, index, solution, made(self.job, bench, treatments_of(solution)), {})
         if measured.bound <= self.limit or self.job.train is None or measured.drop > _HOPELESS:
             return measured
-        settings = FineTune()
+        settings = recovery_for(self.job, treatments_of(solution))
         total = settings.epochs * -(-self.job.train.calibration.n // settings.batch_size)
         with self.progress.stage("recover", total=total) as step:
             trained = made(self.job, bench, treatments_of(solution), plain(settings), step)
@@ -131,13 +137,13 @@ class Track:
     def _scored(
         self, exporter: Exporter, index: int, solution: Solution, compressed: Compressed, recover: dict[str, Any]
     ) -> Measured:
-        path = exporter.write(
-            compressed, self.folder.scratch(f"trial{len(self.trials)}-{index}" + self.job.target.suffix)
-        )
+        path = self.folder.scratch(f"trial{len(self.trials)}-{index}" + self.job.target.suffix)
+        write_artifact(exporter, compressed, path, Plan(self.job.target.name, model=_DIGEST))
         score, drop = self.judge.drop(path, self.job.data.validation)
         nbytes = path.stat().st_size
         clock = self._milliseconds(path) if self.job.budget.max_latency is not None else 0.0
         path.unlink()
+        give_back()
         self.overhead = nbytes - solution.nbytes
         margin = max(min(0.5 * (drop.high - drop.value), 0.3 * self.limit), 0.0)
         self.progress.note(f"plan {index}: harm {solution.harm:.4g}, {nbytes} bytes, drop {drop.value:.3f}"
@@ -220,7 +226,11 @@ class Track:
         fits = [t for t in self.trials if self._fits(t)]
         near = min(self.trials, key=lambda t: t.measured.drop).measured
         if not fits:
-            return f"the smallest plan that was measured takes {min(t.measured.nbytes for t in self.trials)} bytes"
+            small = min(t.measured.nbytes for t in self.trials)
+            if small > self._largest():
+                return f"the smallest of {len(self.trials)} measured plans takes {show_bytes(small)}"
+            fast = min(t.measured.extra.milliseconds for t in self.trials)
+            return f"the fastest of {len(self.trials)} measured plans takes {fast:.3g} ms"
         return (
             f"the safest of {len(self.trials)} measured plans still loses {near.drop:.2f} points on the validation part"
         )
@@ -232,7 +242,7 @@ class Track:
         return Found(
             chosen.bench, chosen.exporter, self.judge, treatments, plan, self.allowed,
             tuple(self._point(t, t is chosen) for t in self.trials), chosen.measured.solution.picks, reason,
-            macs_before=self.whole.traced.macs,
+            risks=tuple(self.risks), macs_before=self.whole.traced.macs,
         )  # fmt: skip
 
     def _point(self, trial: _Trial, chosen: bool) -> Point:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..bench import Bench
 from ..errors import LessenError
 from ..job import Job
 from ..models import Layer, trace
-from ..models.groups import Group, Grouping, Member, find_groups
+from ..models.groups import Group, Grouping, find_groups
 from ..models.surgery import shrink_with_edits
 from ..plan import Plan
-from ..prune.channels import Channels, magnitude, taylor
+from ..prune.channels import Channels
 from ..report import Progress
+from ..targets import Target
 from ..train import FineTune, copied, finetune
-from .compensate import compensate, second_order
+from .compensate import compensate
+from .importance import importance_of
 from .prepare import statistics_of
-
-SAMPLES, BATCH = 128, 8  # of the calibration part, for the importance of units
+from .shallow import PREFIX, without
 
 
 def shrunk(job: Job, bench: Bench, technique: Channels, progress: Progress) -> Bench | None:
@@ -29,12 +29,12 @@ def shrunk(job: Job, bench: Bench, technique: Channels, progress: Progress) -> B
     with progress.stage("channels"):
         try:
             grouping = find_groups(bench.module, job.model.inputs)
-            importance = _importance(job, bench, [g for g in grouping.groups if g.size > 1], technique)
+            importance = importance_of(job, bench, [g for g in grouping.groups if g.size > 1], technique.criterion)
             groups = [g for g in grouping.groups if g.name in importance]
             if not groups:
                 return None
-            multiple = int(dict(job.target.likes).get("int8", 1))
-            units, harm = technique.rank(groups, importance, _costs(bench, groups), max(multiple, 1))
+            size = 1.0 if job.budget.max_latency is None else 0.1  # only the time is asked for
+            units, harm = technique.rank(groups, importance, costs_of(bench, groups, size), multiple_of(job.target))
         except LessenError as error:
             progress.note(f"channels: {error}")
             return None
@@ -45,9 +45,14 @@ def removed(job: Job, bench: Bench, plan: Plan, progress: Progress) -> Bench:
     """The bench without the units that a plan names, fine-tuned if it was when the plan was made."""
     if plan.tuned_widths and job.train is None:
         raise LessenError("the plan was fine-tuned", where="plan, tuned_widths", mend="give the same --train data")
+    blocks = [name.removeprefix(PREFIX) for name in plan.channels if name.startswith(PREFIX)]
+    units = {name: u for name, u in plan.channels.items() if not name.startswith(PREFIX)}
+    bench = without(job, bench, blocks, progress) if blocks else bench
+    if not units:
+        return bench
     with progress.stage("channels"):
         grouping = find_groups(bench.module, job.model.inputs)
-    made = _cut(job, bench, grouping, plan.channels, 0.0, progress, plan.tuned_widths)
+    made = _cut(job, bench, grouping, units, 0.0, progress, plan.tuned_widths)
     if made is None:
         raise LessenError("these channels can't be removed", where="plan, channels")
     return made
@@ -77,7 +82,8 @@ def _cut(
         traced = trace(module, job.model.inputs)
     with progress.stage("statistics"):
         statistics = statistics_of(job, module, traced)
-    return Bench(module, traced, statistics, bench.folded, dict(units), made.edits, harm)
+    gone, edits = {**bench.channels, **units}, (*bench.edits, *made.edits)
+    return Bench(module, traced, statistics, bench.folded, gone, edits, bench.harm + harm)
 
 
 def _tuned(job: Job, module: nn.Module, progress: Progress) -> nn.Module:
@@ -88,47 +94,18 @@ def _tuned(job: Job, module: nn.Module, progress: Progress) -> nn.Module:
     return student.requires_grad_(False)
 
 
-def _importance(job: Job, bench: Bench, groups: Sequence[Group], technique: Channels) -> dict[str, Tensor]:
-    """Predicted harm of removing each unit, by the technique's criterion."""
-    if technique.criterion == "second_order":
-        return second_order(bench, groups)
-    module = copied(bench.module)
-    owned = _owned(module, groups)
-    if technique.criterion == "magnitude":
-        return magnitude(owned)
-    total = {g.name: torch.zeros(g.size, dtype=torch.float64) for g in groups}
-    seen = 0
-    for batch in job.data.calibration.head(SAMPLES).batches(BATCH):
-        module.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            job.loss(module(*batch.inputs), batch).sum().backward()
-        for name, squares in taylor(owned).items():
-            total[name] += squares
-        seen += batch.n
-    return {name: t / (2 * max(seen, 1)) for name, t in total.items()}
+def multiple_of(target: Target) -> int:
+    """Channel counts that the target likes: those of its integer kernels, of its float ones where it has none."""
+    likes = dict(target.likes)
+    return max(1, likes.get("int8" if "conv" in target.executes else "float", 1))
 
 
-def _owned(module: nn.Module, groups: Sequence[Group]) -> dict[str, list[tuple[Tensor, int, Tensor]]]:
-    """The rows (weights and biases that make a unit's values) of each group."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    owned: dict[str, list[tuple[Tensor, int, Tensor]]] = {}
-    for g in groups:
-        rows = [m for m in g.members if m.path in parameters and m.path.rpartition(".")[0] in g.producers]
-        rows = _outputs(rows) or [m for m in g.members if m.path in parameters][:1]
-        owned[g.name] = [(parameters[m.path], m.dim, torch.as_tensor(m.index)) for m in rows]
-    return {name: rows for name, rows in owned.items() if rows}
+def costs_of(bench: Bench, groups: Sequence[Group], size: float = 1.0) -> dict[str, float]:
+    """What one unit costs: its share of the multiply-adds and weights of every layer that it runs through.
 
-
-def _outputs(rows: Sequence[Member]) -> list[Member]:
-    """A tensor may be in a group by two of its dimensions (a square recurrent weight); one of them counts."""
-    kept: dict[str, Member] = {}
-    for m in rows:
-        kept.setdefault(m.path, m)
-    return list(kept.values())
-
-
-def _costs(bench: Bench, groups: Sequence[Group]) -> dict[str, float]:
-    """What one unit costs: its share of the weights and multiply-adds of every layer that it runs through."""
+    Args:
+        size: what a share of the weights counts beside the same share of the multiply-adds.
+    """
     layers: dict[str, Layer] = bench.layers
     weights = sum(layer.weight.numel() for layer in layers.values())
     macs = max(sum(layer.macs for layer in layers.values()), 1)
@@ -141,6 +118,6 @@ def _costs(bench: Bench, groups: Sequence[Group]) -> dict[str, float]:
                 share = (
                     m.index.shape[-1] / layer.weight.shape[m.dim] if m.index.ndim > 1 else 1 / layer.weight.shape[m.dim]
                 )
-                cost += share * (layer.weight.numel() / weights + layer.macs / macs)
+                cost += share * (size * layer.weight.numel() / weights + layer.macs / macs)
         costs[g.name] = max(cost, 1e-9)
     return costs

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-_FEW = 4  # samples that run backwards at once: the activations of a whole batch would take most of the memory
-
 
 def inputs_of(batch: Any) -> tuple[Tensor, ...]:
     """The inputs in the order of `forward`."""
@@ -22,17 +20,26 @@ def count(batch: Any) -> int:
     return n if isinstance(n, int) else next((len(x) for x in inputs_of(batch) if x.ndim), 1)
 
 
-def small(batches: Iterable[Any], samples: int) -> Iterator[Any]:
-    """The first `samples` samples in batches of a few, where they can be cut; at least one batch."""
+def cut(batches: Iterable[Any], samples: int, size: int) -> Iterator[Any]:
+    """The first `samples` samples in batches of at most `size`, where they can be cut; at least one batch."""
     left = max(samples, 1)
     for batch in batches:
         n = count(batch)
-        for start in range(0, n, _FEW) if _can_cut(batch, n) else (0,):
+        for start in range(0, n, size) if _can_cut(batch, n) else (0,):
             if left <= 0:
                 return
-            part = _cut(batch, slice(start, min(start + _FEW, start + left))) if _can_cut(batch, n) else batch
+            part = _cut(batch, slice(start, min(start + size, start + left))) if _can_cut(batch, n) else batch
             yield part
             left -= count(part)
+
+
+def after(batches: Iterable[Any], samples: int) -> Iterator[Any]:
+    """All but the first `samples` samples; of a batch that can't be cut all or nothing."""
+    for batch in batches:
+        n = count(batch)
+        if samples < n:
+            yield _cut(batch, slice(samples, n)) if samples else batch
+        samples = max(samples - n, 0)
 
 
 def _can_cut(batch: Any, n: int) -> bool:

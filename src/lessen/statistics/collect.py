@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,20 @@ from torch import Tensor, nn
 
 from ..errors import LessenError
 from ..models.layer import Layer
-from .batches import count, inputs_of, small
+from .batches import after, count, cut, inputs_of
+from .both import Both
 from .fisher import Fisher, run_fisher
+from .gradients import Gradients, LayerGradients
 from .losses import error_of_outputs
 from .statistics import Statistics
+from .still import still
 from .sums import Sums
 from .watch import Watch
 
 log = logging.getLogger("lessen")
+
+_ROOM = 2**24  # values that layers read in one batch that runs backwards, 64 MB; forwards little of it is held
+_MOST_BACKWARD = 32  # samples
 
 
 def collect(
@@ -33,8 +40,9 @@ def collect(
     """What calibration learns of each layer: second moment, mean and range of its input, Fisher of its outputs.
 
     The first `fisher` samples also run backwards, a few at a time (with every weight frozen: only the gradients that
-    pass by are looked at). Layers that read the same tensor (query, key, value) share their sums.
-    Memory: one [columns, columns] matrix a layer; above `moments.WIDEST` columns only its diagonal.
+    pass by are looked at); every sample runs forward once. Layers that read the same tensor (query, key, value) share
+    their sums. Memory: one [columns, columns] matrix a layer; above `moments.WIDEST` columns only its diagonal.
+    Gradients of single weights are not computed here but by the first technique that asks (`Statistics.gradients`).
 
     Args:
         batches: tuples of inputs, single tensors, or anything with `.inputs`; one pass, the first few are held.
@@ -54,17 +62,41 @@ def collect(
     if not head:
         raise LessenError("no calibration data: not a single batch", mend="give at least one batch of inputs")
     weights = weights_of(model, layers)
-    with _still(model, any(layer.kind == "recurrent" for layer in layers)):
-        known = run_fisher(model, Watch(weights, layers, Fisher(layers)), small(head, fisher), loss if fisher else None)
-        sums = Sums(layers, known.leaders)
-        watch, samples = Watch(weights, layers, sums), 0
-        for batch in itertools.chain(head, stream):
-            samples += sums.starts(n := count(batch))
+    later = Gradients(model, {layer.name: weights[layer.name] for layer in layers}, loss)
+    with still(model, any(layer.kind == "recurrent" for layer in layers)):
+        first = _first_look(model, layers, weights, head)
+        both = Both(Fisher(layers), Sums(layers, first.leaders))
+        watch = Watch(weights, layers, both)
+        size = max(1, _ROOM // max(first.values, 1))
+        run_fisher(model, watch, cut(head, fisher, min(size, _MOST_BACKWARD)), loss if fisher else None)
+        for batch in head:
+            later.hold(batch)
+        watch.observer = sums = both.sums
+        for batch in cut(itertools.chain(after(head, both.samples), _held(stream, later)), sys.maxsize, 4 * size):
+            sums.starts(count(batch))
             with torch.no_grad(), watch:
                 model(*inputs_of(batch))
             watch.forget()
-            log.debug("statistics: %d samples (+%d)", samples, n)
-    return {layer.name: _finished(layer, sums, known, samples) for layer in layers}
+            log.debug("statistics: %d samples", sums.seen)
+    known, samples = both.fisher, sums.seen
+    found = {layer.name: _finished(layer, sums, known, samples) for layer in layers}
+    return {x.name: replace(found[x.name], gradients=LayerGradients(later, x)) for x in layers}
+
+
+def _first_look(model: nn.Module, layers: Sequence[Layer], weights: dict[str, Tensor], head: Sequence[Any]) -> Fisher:
+    """One sample: which layers read the same tensors, and how many values they read."""
+    reads = Fisher(layers)
+    piece = next(cut(head, 1, 1))
+    with torch.no_grad(), Watch(weights, layers, reads):
+        model(*inputs_of(piece))
+    reads.values //= max(count(piece), 1)
+    return reads
+
+
+def _held(stream: Iterable[Any], later: Gradients) -> Iterator[Any]:
+    for batch in stream:
+        later.hold(batch)
+        yield batch
 
 
 def weights_of(model: nn.Module, layers: Iterable[Layer]) -> dict[str, Tensor]:
@@ -86,29 +118,6 @@ def _head(stream: Iterator[Any], samples: int) -> Iterator[Any]:
             return
 
 
-@contextlib.contextmanager
-def _still(model: nn.Module, recurrent: bool) -> Iterator[None]:
-    """Evaluation mode, all parameters frozen, no fused kernels that hide a weight; all as before afterwards."""
-    modes = [(m, m.training) for m in model.modules()]
-    grads = [(p, p.requires_grad) for p in model.parameters()]
-    fused, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.set_flags()
-    try:
-        for m, _ in modes:
-            m.training = False  # a network that torch.export made refuses eval()
-        model.requires_grad_(False)
-        torch.backends.mha.set_fastpath_enabled(False)
-        if recurrent:
-            torch.backends.mkldnn.set_flags(_enabled=False)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        torch.backends.mkldnn.set_flags(_enabled=mkldnn[0])
-        for m, training in modes:
-            m.training = training
-        for p, requires in grads:
-            p.requires_grad_(requires)
-
-
 def _finished(layer: Layer, sums: Sums, known: Fisher, samples: int) -> Statistics:
     if layer.name not in sums.positions:
         return Statistics()
@@ -118,10 +127,15 @@ def _finished(layer: Layer, sums: Sums, known: Fisher, samples: int) -> Statisti
         return Statistics(known.embedding(layer), None, usage, positions=positions, samples=samples)
     moments = sums.of(layer)
     H = moments.second_moment()
-    if H is None or not bool(torch.isfinite(H).all()) or moments.low != moments.low:
+    if H is None or not bool(torch.isfinite(_diagonal(H)).all()) or moments.low != moments.low:
         raise LessenError(
             "its input holds NaN or infinite values",
             where=layer.name,
             mend="look for NaN in the calibration data, or for a layer before it that overflows",
         )
     return Statistics(H, moments.mean(), known.G(layer), moments.low, moments.high, positions, samples, moments.n)
+
+
+def _diagonal(H: Tensor) -> Tensor:
+    """What tells of every NaN and infinity: a sum of squares of each column."""
+    return H.diagonal(dim1=-2, dim2=-1) if H.ndim == 3 else H

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_FEWEST, _CHEAP, _MOST = 32, 8192, 512  # positions taken of one sample; _CHEAP: columns x positions that cost little
+_FEWEST, _ENOUGH, _MOST = 32, 128, 512  # positions taken of one sample
+_CHEAP = 8192  # columns x positions that cost little
 _PATCH_ELEMENTS = 8_000_000  # patches held at once: 32 MB
 
 
@@ -29,7 +30,8 @@ class Convolution:
 def worth_taking(positions: int, rows: int, columns: int) -> int:
     """Positions of one sample for the second moment, so that it costs about what the layer itself costs."""
     columns = max(columns, 1)
-    return min(positions, max(_FEWEST, min(256, _CHEAP // columns), min(_MOST, positions * rows // columns)))
+    cheap = max(min(256, _CHEAP // columns), min(_MOST, positions * rows // columns))
+    return min(positions, max(_FEWEST, min(max(_ENOUGH, 4 * columns), cheap)))
 
 
 def sample_rows(x: Tensor, samples: int, rows: int, generator: torch.Generator) -> Tensor:

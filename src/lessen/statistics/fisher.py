@@ -18,6 +18,9 @@ from .watch import Watch
 
 log = logging.getLogger("lessen")
 
+# Letters: the ranks of predicted harm and of measured drops correlate by 0.68 at 0, 0.85 at 0.03, 0.89 at 0.1.
+SHRINKAGE = 0.1
+
 
 class Fisher:
     """Observer of the first batches: gradients, and which layers read the very same tensor.
@@ -31,6 +34,7 @@ class Fisher:
         self.by_layer = {layer.name: Gradients(layer.shape[0]) for layer in layers}
         self.returned: dict[str, Moments] = {}
         self._read: dict[str, list[Any]] = {}
+        self.values = 0  # that layers read, each tensor counted once
         self._last: Tensor | None = None
         self._number = 0
 
@@ -50,6 +54,7 @@ class Fisher:
         last = self._last  # held, so that its memory can't have been given to another tensor meanwhile
         if last is None or not _same(last, x):
             self._number += 1
+            self.values += x.numel()
         self._last = x
         self._read.setdefault(layer.name, []).append((self._number, x._version, how))
 
@@ -61,6 +66,10 @@ class Fisher:
 
     def lookup_gradients(self, layer: Layer, grads: Tensor) -> None:
         self.returned.setdefault(layer.name, Moments()).add(grads.float()[None])
+
+    def starts(self, samples: int) -> None:
+        """A batch of so many samples comes next."""
+        self.samples += samples
 
     def begin_again(self) -> None:
         """Forget everything seen so far."""
@@ -75,9 +84,16 @@ class Fisher:
         return all(self.by_layer[name].seen for name in self._read)
 
     def G(self, layer: Layer) -> Tensor | None:
-        """Second moment of the gradient at each output, [rows]; None where none arrived."""
+        """Second moment of the gradient at each output, [rows], shrunk to its mean; None where none arrived.
+
+        From a few dozen samples of a network that is sure of itself most rows of a last layer get no gradient at all:
+        that they don't matter is chance, and a factorization that believes it gives them up.
+        """
         got = self.by_layer[layer.name]
-        return (got.rows / max(self.samples, 1)).float() if got.seen and bool(got.rows.isfinite().all()) else None
+        if not got.seen or not bool(got.rows.isfinite().all()):
+            return None
+        rows = (got.rows / max(self.samples, 1)).float()
+        return (1 - SHRINKAGE) * rows + SHRINKAGE * rows.mean()
 
     def embedding(self, layer: Layer) -> Tensor | None:
         """Second moment of the gradient at one lookup, [1, columns, columns]; None where none arrived."""
@@ -90,29 +106,35 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 
-def run_fisher(
-    model: nn.Module, watch: Watch, head: Iterable[Any], loss: Callable[[Any, Any], Tensor] | None
-) -> Fisher:
-    """Runs the first batches forward, and backward if there is a loss and something to derive it by."""
-    fisher: Any = watch.observer
+def run_fisher(model: nn.Module, watch: Watch, head: Iterable[Any], loss: Callable[[Any, Any], Tensor] | None) -> None:
+    """Runs the first batches forward, and backward if there is a loss and something to derive it by.
+
+    Where there is not, one batch has run forward when this returns, and no gradient is known.
+    """
+    observer: Any = watch.observer
     extra: list[Tensor] = []
     for number, batch in enumerate(head):
         judge = None if loss is None else (loss, batch)
+        observer.starts(count(batch))
         done = judge is not None and _one_batch(model, watch, inputs_of(batch), judge, extra)
-        if number == 0 and judge is not None and not (done and fisher.reached()):
+        if number == 0 and judge is not None and not (done and observer.reached()):
             # something without a derivative lies in the way: start behind it too, at every bias and norm
-            fisher.begin_again()
+            _again(observer, batch)
             extra = [p for p in model.parameters() if p.ndim == 1 and p.is_floating_point()]
             done = _one_batch(model, watch, inputs_of(batch), judge, extra)
         if not done:
-            fisher.begin_again()
+            _again(observer, batch)
             with torch.no_grad(), watch:
                 model(*inputs_of(batch))
             break
-        fisher.samples += count(batch)
-        fisher.forget_inputs()
+        observer.forget_inputs()
         watch.forget()
-    return fisher
+    watch.forget()
+
+
+def _again(observer: Any, batch: Any) -> None:
+    observer.begin_again()
+    observer.starts(count(batch))
 
 
 def _one_batch(

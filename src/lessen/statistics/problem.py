@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .statistics import Statistics
 log = logging.getLogger("lessen")
 
 _RIDGE = 1e-3  # of the mean diagonal, at least
+_GLANCE = 64  # rows of a group that tell which of two roundings is better
 _FLOOR = 1e-2  # of the mean: outputs that calibration found unimportant still count for something
 
 
@@ -52,11 +53,6 @@ class Problem:
         """`G` as [groups, 1, rows / groups]."""
         return self.G.reshape(self.groups, 1, -1)
 
-    def ordered(self, order: Tensor) -> Tensor:
-        """H with the columns in another order."""
-        assert self.H is not None
-        return self.H[:, order][:, :, order]
-
     def heaviest_first(self) -> Tensor:
         """The column order of "act-order": the inputs with the largest second moment while all freedom is left."""
         return self.diagonal.sum(0).argsort(descending=True, stable=True)
@@ -69,7 +65,7 @@ class Problem:
         kept = _last.get(self.source, order, damp)
         if kept is not None:
             return kept
-        factor = factorize(self.ordered(order), damp)
+        factor = factorize(self.H, damp, order)
         if factor is None:
             log.info("%s: the second moment of its input is singular; errors are not fed back", self.name)
         _last.keep(self.source, order, damp, factor)
@@ -80,6 +76,12 @@ class Problem:
         E = self.W - Q
         moved = E * self.diagonal[:, :, None] if self.H is None else self.H @ E
         return float(((E * moved).sum(1, dtype=torch.float64).clamp_min(0) * self.G_split[:, 0]).sum())
+
+    def no_worse(self, Q: Tensor, than: Tensor) -> bool:
+        """Whether `Q` does no more harm than the other; larger layers are judged by 64 of each group's rows."""
+        step = slice(None, None, max(1, self.W.shape[2] // _GLANCE))
+        part = replace(self, W=self.W[:, :, step], G=self.G_split[:, 0, step].reshape(-1))
+        return part.harm(Q[:, :, step]) <= part.harm(than[:, :, step])
 
     @property
     def matrix(self) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .gradients import LayerGradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +25,7 @@ class Statistics:
         positions: output positions per sample (pixels, tokens).
         samples: how many samples were seen; 0 when the data never reached the layer.
         observations: rows of input columns that `H` is the mean of (samples x positions taken); 0 if not known.
+        gradients: of the loss by the single weights, computed when first asked for; None if they can't be.
 
     An embedding is the transposed case: its rows are tokens, so `G` [rows] is how often a sample looks a row up
     and `H` [1, columns, columns] the second moment of the loss gradient at what it returns.
@@ -34,6 +39,7 @@ class Statistics:
     positions: int = 1
     samples: int = 0
     observations: int = 0
+    gradients: LayerGradients | None = field(default=None, repr=False)
 
     @property
     def full(self) -> Tensor | None:

@@ -16,17 +16,22 @@ class Sums:
     """Running sums of all layers; those that follow a leader read the same inputs and hold none of their own."""
 
     def __init__(self, layers: Sequence[Layer], leaders: dict[str, str]) -> None:
+        self.layers = layers
         self.leaders = {layer.name: leaders.get(layer.name, layer.name) for layer in layers}
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Forget everything seen so far."""
         self.moments = {leader: Moments() for leader in self.leaders.values()}
-        self.lookups_by = {layer.name: Lookups(layer.shape[0]) for layer in layers if layer.kind == "embedding"}
+        self.lookups_by = {x.name: Lookups(x.shape[0]) for x in self.layers if x.kind == "embedding"}
         self.positions: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(0)
-        self.samples = 1
+        self.samples, self.seen = 1, 0
 
-    def starts(self, samples: int) -> int:
+    def starts(self, samples: int) -> None:
         """A batch of so many samples comes next."""
         self.samples = max(samples, 1)
-        return samples
+        self.seen += samples
 
     def of(self, layer: Layer) -> Moments:
         """The sums of what this layer reads."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from ..codings import Coding, Grid, LowRank
 from ..models.layer import Layer
 from .locate import INTEGER_OPERATORS, Site
@@ -23,11 +25,13 @@ class Coded:
         codings: how each one's weight is held, by layer name; a layer without one stays as it is.
         execution: "int8" (integer weights and activations), "weight" (stored small, computed in float) or "float",
             by layer name. What is not named gets `usual_execution`.
+        fisher: of a layer's outputs, float [rows], by layer name; tells calibration which channels matter.
     """
 
     layers: tuple[Layer, ...]
     codings: Mapping[str, Coding]
     execution: Mapping[str, Execution] = field(default_factory=dict)
+    fisher: Mapping[str, Tensor] = field(default_factory=dict)
 
     def how(self, site: Site) -> Execution:
         """What is asked for; but integer activations only where the operator has integer kernels."""
@@ -39,8 +43,9 @@ class Coded:
 
 
 def runs_integers(site: Site) -> bool:
-    """All that read the weight have integer kernels."""
-    return bool(site.uses) and all((n.op_type, i) in INTEGER_OPERATORS for n, i in site.uses)
+    """All that read the weight have integer kernels, and none of them stands in a branch (pairs are not put there)."""
+    inside = all(n.graph is site.value.graph for n, _ in site.uses)
+    return bool(site.uses) and inside and all((n.op_type, i) in INTEGER_OPERATORS for n, i in site.uses)
 
 
 def usual_execution(site: Site, coding: Coding | None) -> Execution:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from ..codings import Codebook, Coding, Grid, LowRank
+from ..codings import Codebook, Coding, Grid, LowRank, ScaledCodebook
 from .chain import INT32, Chain
 from .locate import Site
 from .packing import code_bytes, is_packed, stored_codes
@@ -25,6 +25,8 @@ def decoded(chain: Chain, coding: Coding) -> ir.Value:
         return _grid(chain, coding)
     if isinstance(coding, Codebook):
         return _codebook(chain, coding)
+    if isinstance(coding, ScaledCodebook):
+        return _scaled(chain, coding)
     if isinstance(coding, LowRank):
         right, left = (Chain(chain.graph, f"{chain.name}.{side}", chain.folded) for side in ("right", "left"))
         factors = decoded(left, coding.left), decoded(right, coding.right)
@@ -40,8 +42,10 @@ def matrix_bytes(coding: Coding) -> int:
         codes, scale = code_bytes(rows * columns, signed_bits(coding.codes)), coding.scale
         zeros = 0 if coding.symmetric else zero_points(coding).nbytes
         return codes + 4 * scale.numel() + zeros + (NODES if scale.shape[1] == 1 else 2 * NODES)
-    if isinstance(coding, Codebook):
+    if isinstance(coding, (Codebook, ScaledCodebook)):
         nodes = BOOK_NODES if coding.centroids.shape[0] == 1 else NODES
+        if isinstance(coding, ScaledCodebook):
+            nodes += 4 * coding.scale.numel() + (NODES // 2 if coding.scale.shape[1] == 1 else NODES)
         return code_bytes(rows * columns, _index_bits(coding)) + 4 * coding.centroids.numel() + nodes
     if isinstance(coding, LowRank):
         return matrix_bytes(coding.left) + matrix_bytes(coding.right)
@@ -66,18 +70,33 @@ def _grid(chain: Chain, grid: Grid) -> ir.Value:
     rows, columns = grid.shape
     value = chain.floats(grid_codes(chain, grid))
     groups = grid.scale.shape[1]
-    grouped = groups > 1
-    if grouped:
+    if groups > 1:
         value = chain.shaped(value, (rows, groups, columns // groups))
-    shape = (*grid.scale.shape, 1) if grouped else tuple(grid.scale.shape)
     if not grid.symmetric:
+        shape = (*grid.scale.shape, 1) if groups > 1 else tuple(grid.scale.shape)
         zero = chain.floats(chain.constant("zero_point", zero_points(grid).reshape(shape)))
         value = chain.op("Sub", value, zero)
-    value = chain.op("Mul", value, chain.constant("scale", grid.scale.float().numpy().reshape(shape)))
-    return chain.shaped(value, grid.shape) if grouped else value
+    return _times_scale(chain, value, grid)
 
 
-def _index_bits(book: Codebook) -> int:
+def _times_scale(chain: Chain, value: ir.Value, coding: Grid | ScaledCodebook) -> ir.Value:
+    """The levels, [rows, columns] or in groups, times their scales: [rows, columns]."""
+    grouped = coding.scale.shape[1] > 1
+    scale = coding.scale.float().numpy()
+    value = chain.op("Mul", value, chain.constant("scale", scale[..., None] if grouped else scale))
+    return chain.shaped(value, coding.shape) if grouped else value
+
+
+def _scaled(chain: Chain, book: ScaledCodebook) -> ir.Value:
+    """As a codebook of one table, then the scales: NF4, FP4, MX and powers of two in as many bytes as they say."""
+    levels = _codebook(chain, Codebook(book.indices, book.centroids))
+    rows, groups = book.shape[0], book.scale.shape[1]
+    if groups > 1:
+        levels = chain.shaped(levels, (rows, groups, book.group_size))
+    return _times_scale(chain, levels, book)
+
+
+def _index_bits(book: Codebook | ScaledCodebook) -> int:
     return max((book.centroids.shape[1] - 1).bit_length(), 1)
 
 
@@ -146,7 +165,7 @@ def write_nbits(graph: ir.Graph, site: Site, grid: Grid) -> None:
             OP, [node.inputs[0], *inputs], domain=DOMAIN, name=f"{node.name}_nbits",
             attributes={"K": columns, "N": rows, "bits": bits, "block_size": size, "accuracy_level": 4},
         )  # fmt: skip
-        graph.insert_before(node, made)
+        (node.graph or graph).insert_before(node, made)
         old, new = node.outputs[0], made.outputs[0]
         new.name, new.type, new.shape = f"{old.name}_nbits", old.type, old.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)

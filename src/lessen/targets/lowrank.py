@@ -38,7 +38,7 @@ def expanded(model: ir.Model, coded: Coded) -> tuple[ir.Model, Coded]:
         codings |= {halves[0].name: coding.right, halves[1].name: coding.left}
         if name in execution:
             execution |= dict.fromkeys((h.name for h in halves), execution.pop(name))
-    return drop_unused(model), Coded(tuple(layers), codings, execution)
+    return drop_unused(model), Coded(tuple(layers), codings, execution, coded.fisher)
 
 
 def _can_split(site: Site) -> bool:

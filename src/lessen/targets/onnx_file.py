@@ -13,14 +13,14 @@ import onnx_ir as ir
 from ..codings import Coding, Grid
 from ..errors import LessenError
 from ..models.layer import Layer
-from .calibrate import histograms
+from . import trial
 from .coded import Coded
 from .decode import NODES, matrix_bytes
 from .graph import serialized
 from .lowrank import expanded
 from .packing import code_bytes
 from .placement import Rules
-from .qdq import activations, quantized
+from .qdq import quantized
 from .ranges import Range, Rule
 from .weights import fits_int8, int8_matrix
 
@@ -34,12 +34,11 @@ def nbytes(layer: Layer, coding: Coding) -> int:
 
 
 def ranges(
-    model: ir.Model, coded: Coded, batches: Iterable[Sequence[Any]], rules: Rules, rule: Rule = "mse"
+    model: ir.Model, coded: Coded, batches: Iterable[Sequence[Any]], rules: Rules, rule: Rule | None = None
 ) -> dict[str, Range]:
-    """Activation ranges for everything that `quantized` will put a pair on."""
+    """Activation ranges for everything that `quantized` will put a pair on; by trial where no rule is given."""
     model, coded = expanded(model, coded)
-    tensors = activations(model, coded, rules).tensors
-    return {name: h.range(rule) for name, h in histograms(model, tensors, batches).items()} if tensors else {}
+    return trial.ranges(model, coded, batches, rules, rule)
 
 
 def export(model: ir.Model, path: Path, coded: Coded | None, found: Mapping[str, Range], rules: Rules) -> Path:

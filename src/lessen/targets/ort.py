@@ -42,7 +42,7 @@ class OnnxRuntime:
     convolution stays in float. Its signed kernels are slower than float32 on x86.
     """
 
-    rule: Rule = "mse"
+    rule: Rule | None = None
     name: str = field(default="onnxruntime", init=False)
     suffix: str = field(default=".onnx", init=False)
 
@@ -56,7 +56,7 @@ class OnnxRuntime:
 
     @property
     def rules(self) -> Rules:
-        return Rules(behind_convolutions=True, elementwise=("Add", "Mul"))
+        return Rules(behind_convolutions=True, elementwise=("Add", "Mul"), live=True)
 
     def nbytes(self, layer: Layer, coding: Coding) -> int:
         return onnx_file.nbytes(layer, coding)

@@ -35,7 +35,7 @@ class OpenVINO:
     can, and a float32 file would be timed and scored as something else.
     """
 
-    rule: Rule = "mse"
+    rule: Rule | None = None
     precision: str = "f32"
     name: str = field(default="openvino", init=False)
     suffix: str = field(default=".onnx", init=False)

@@ -17,11 +17,12 @@ from ..codings.entropy import estimated_size
 from ..models.layer import Layer
 from ..models.packed import GRAPH, graph_bytes, layout_of
 from .coded import Coded
-from .graph import copied, ort_session, serialized
+from .graph import array_of, copied, ort_session, serialized
 from .locate import Site, locate_all
 from .onnx_file import write_whole
 from .ort import FLOAT, session_of
 from .ranges import Range
+from .recurrent import Place, places
 from .target import Events, Kernels, Session
 
 
@@ -78,21 +79,37 @@ def package_of(model: ir.Model, coded: Coded) -> Package:
     """The codings, the rest of the initializers, and the graph without either."""
     layers = tuple(x for x in coded.layers if x.name in coded.codings)
     sites = {s.value.name: s for s in locate_all(model, layers).values() if _plain(s)}
-    codings = {s.layer.name: coded.codings[s.layer.name] for s in sites.values()}
+    stacks = _stacks(model, layers)
+    held = [s.layer for s in sites.values()] + [p.layer for stack in stacks.values() for p in stack]
+    codings = {x.name: coded.codings[x.name] for x in held}
     initializers: list[dict[str, Any]] = []
     others = {}
     for name, value in model.graph.initializers.items():
         site = sites.get(name)
         if site is not None:
             initializers.append({"name": name, "layer": site.layer.name, "permuted": list(site.permuted)})
+        elif name in stacks:
+            stack = [{"layer": p.layer.name, "gates": list(p.order)} for p in stacks[name]]
+            initializers.append({"name": name, "stack": stack})
         else:
             initializers.append({"name": name})
             others[GRAPH + name] = torch.from_numpy(value.const_value.numpy().copy())  # type: ignore[union-attr]
     bare = ir.to_proto(copied(model))
     del bare.graph.initializer[:]
-    layouts = {s.layer.name: layout_of(s.layer) for s in sites.values()}
+    layouts = {x.name: layout_of(x) for x in held}
     graph = bytes(bare.SerializeToString(deterministic=True))
     return Package(codings, layouts, others, [], graph, {"initializers": initializers})
+
+
+def _stacks(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, list[Place]]:
+    """By initializer, the recurrent layers that are its directions, in order; only where all of them are coded."""
+    found: dict[str, dict[int, Place]] = {}
+    for place in places(model.graph, layers):
+        value = place.node.inputs[place.index]
+        if value is not None and value.name in model.graph.initializers:
+            found.setdefault(value.name, {})[place.direction] = place
+    sizes = {name: len(array_of(model.graph.initializers[name])) for name in found}  # type: ignore[arg-type]
+    return {name: [p[d] for d in range(len(p))] for name, p in found.items() if set(p) == set(range(sizes[name]))}
 
 
 def _plain(site: Site) -> bool:

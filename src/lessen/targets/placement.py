@@ -26,11 +26,13 @@ class Rules:
         behind_convolutions: its integer convolution needs a quantized output.
         elementwise: two-input operators that it runs in integers between convolutions.
         attention: quantize both inputs of matrix products of two activations.
+        live: it has integer products whose input's range is found anew in every batch.
     """
 
     behind_convolutions: bool = True
     elementwise: tuple[str, ...] = ("Add",)
     attention: bool = False
+    live: bool = False
 
 
 @dataclass
@@ -60,6 +62,15 @@ class Placement:
         while self.leader[name] != name:
             name = self.leader[name]
         return name
+
+    def alone(self, name: str) -> bool:
+        """Whether no other tensor shares the scale."""
+        return sum(self.find(other) == self.find(name) for other in self.leader) == 1
+
+    def without(self, names: Iterable[str]) -> Placement:
+        """The same, but nobody reads these quantized."""
+        out = set(names)
+        return Placement({n: r for n, r in self.readers.items() if n not in out}, self.leader)
 
     def tie(self, a: str, b: str) -> None:
         first, second = sorted((self.find(a), self.find(b)))

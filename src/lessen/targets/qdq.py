@@ -12,6 +12,7 @@ from ..codings import Coding, Grid
 from .chain import Chain
 from .coded import Coded, Execution
 from .decode import decoded, laid_out, takes_nbits, write_nbits
+from .dynamic import live_in, write_live
 from .graph import array_of, constant, copied, drop_unused
 from .locate import Site, locate_all
 from .lowrank import expanded
@@ -44,13 +45,19 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
     model, coded = expanded(model, coded)
     model = copied(model)
     sites = locate_all(model, coded.layers)
-    placement = place(model, [s for s in sites.values() if coded.how(s) == "int8"], rules)
-    shared = _shared_ranges(placement, ranges)
+    integer = {n: s for n, s in sites.items() if coded.how(s) == "int8"}
+    placement = place(model, list(integer.values()), rules)
+    shared = {n: r for n, r in _shared_ranges(placement, ranges).items() if not r.empty}
+    placement = placement.without(set(placement.tensors) - set(shared))  # nobody knows how far those reach
+    live = live_in(placement, integer, shared) if rules.live else set()
     for name, site in sites.items():
         if name in coded.codings:
-            _write_weight(model.graph, site, coded.codings[name], coded.how(site), shared)
+            if coded.how(site) == "int8" and str(site.uses[0][0].inputs[0].name) in live:  # type: ignore[union-attr]
+                _write_live(model.graph, site, coded.codings[name])
+            else:
+                _write_weight(model.graph, site, coded.codings[name], coded.how(site), shared)
     write_recurrent(model.graph, coded)
-    _write_pairs(model.graph, placement, shared)
+    _write_pairs(model.graph, placement.without(live), shared)
     return drop_unused(model)
 
 
@@ -79,6 +86,14 @@ def _write_weight(graph: ir.Graph, site: Site, coding: Coding, how: Execution, r
         write_nbits(graph, site, coding)
     else:
         _write_decoded(graph, site, coding)
+
+
+def _write_live(graph: ir.Graph, site: Site, coding: Coding) -> None:
+    matrix = int8_matrix(coding)
+    chain = Chain(graph, site.value.name or site.layer.name)
+    codes = _codes(chain, site.tensor(matrix.codes), matrix)
+    chain.place()
+    write_live(graph, site, codes, _file_scale(site, matrix))
 
 
 def _multiplies(site: Site) -> bool:
@@ -132,7 +147,7 @@ def _write_rows(graph: ir.Graph, site: Site, matrix: Int8Matrix) -> None:
         floats = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{name}_cast{i}")
         scales = ir.node("Gather", [scale, node.inputs[1]], attributes={"axis": 0}, name=f"{name}_scales{i}")
         product = ir.node("Mul", [floats.outputs[0], scales.outputs[0]], name=f"{name}_product{i}")
-        graph.insert_before(node, [rows, floats, scales, product])
+        (node.graph or graph).insert_before(node, [rows, floats, scales, product])
         for part in (rows, floats, scales, product):
             part.outputs[0].name = f"{part.name}_output"
         old, new = node.outputs[0], product.outputs[0]

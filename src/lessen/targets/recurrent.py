@@ -31,6 +31,7 @@ class Place:
         index: 1 for the weights of the input, 2 for those of the state.
         direction: row of the initializer [directions, gates x hidden, columns].
         rows: int64 [gates x hidden]; the initializer's rows are the layer's in this order.
+        order: the same by blocks of gates; (0,) where they are as they are.
     """
 
     layer: Layer
@@ -38,12 +39,17 @@ class Place:
     index: int
     direction: int
     rows: Tensor
+    order: tuple[int, ...]
+
+    def in_order(self, coding: Coding) -> Coding:
+        """The coding with its rows as the initializer has them."""
+        return _ordered(coding, self.rows)
 
 
 def places(graph: ir.Graph, layers: tuple[Layer, ...]) -> Iterator[Place]:
     """The recurrent layers that the graph has, found by their values."""
     wanted = [x for x in layers if x.kind == "recurrent"]
-    nodes = [n for n in graph if n.op_type in ORDER] if wanted else []
+    nodes = [n for n in graph.all_nodes() if n.op_type in ORDER] if wanted else []
     slots = [(n, i, array_of(n.inputs[i])) for n in nodes for i in (1, 2)]
     taken: set[tuple[int, int, int]] = set()
     for layer in wanted:
@@ -55,16 +61,16 @@ def places(graph: ir.Graph, layers: tuple[Layer, ...]) -> Iterator[Place]:
                 break
 
 
-def _found(layer: Layer, array: Array, order: tuple[int, ...]) -> tuple[int, Tensor] | None:
+def _found(layer: Layer, array: Array, order: tuple[int, ...]) -> tuple[int, Tensor, tuple[int, ...]] | None:
     weight = layer.matrix
     if array.ndim != 3 or array.shape[1:] != tuple(weight.shape) or len(weight) % len(order):
         return None
     same = torch.arange(len(weight))
     turned = torch.cat([same.chunk(len(order))[i] for i in order])
     for direction, held in enumerate(torch.from_numpy(np.array(array, np.float32))):
-        for rows in (turned, same):
+        for rows, by in ((turned, order), (same, (0,))):
             if torch.equal(held, weight[rows]):
-                return direction, rows
+                return direction, rows, by
     return None
 
 
@@ -86,7 +92,7 @@ def _write(graph: ir.Graph, directions: dict[int, Place], coded: Coded) -> None:
     parts = []
     for d, array in enumerate(held):
         own = Chain(graph, directions[d].layer.name if d in directions else f"{chain.name}{d}")
-        coding = _ordered(coded.codings[directions[d].layer.name], directions[d].rows) if d in directions \
+        coding = directions[d].in_order(coded.codings[directions[d].layer.name]) if d in directions \
             else Dense(torch.from_numpy(np.array(array)))  # fmt: skip
         value = decoded(own, coding)
         chain.nodes += own.nodes

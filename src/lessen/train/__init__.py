@@ -1,7 +1,27 @@
-"""Recovery: the training loop, fine-tuning through codings, distillation from the original."""
+"""Training: recovery with distillation from the original, and the methods that train a network to be sparse."""
 
+from .adaptive import Adaptive
+from .as_trained import AsTrained
 from .distill import Distillation
+from .gmp import GMP
+from .hard_concrete import L0
+from .iterative import IMP
+from .lasso import L1, GroupLasso
+from .learned import LearnedPruning
 from .loop import FineTune, copied, finetune
+from .lsq import LSQ
+from .method import Lesson, Trained, Training
+from .movement import Movement
+from .pact import PACT
+from .qat_straight import StraightThrough
+from .rigl import RigL
+from .slimming import Slimming
+from .soft_threshold import STR
+from .sparsifier import Sparsifier
 from .through import through_codings
 
-__all__ = ["Distillation", "FineTune", "copied", "finetune", "through_codings"]
+__all__ = [
+    "GMP", "IMP", "L0", "L1", "LSQ", "PACT", "STR", "Adaptive", "AsTrained", "Distillation", "FineTune", "GroupLasso",
+    "LearnedPruning", "Lesson", "Movement", "RigL", "Slimming", "Sparsifier", "StraightThrough", "Trained", "Training",
+    "copied", "finetune", "through_codings",
+]  # fmt: skip

@@ -17,7 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from lessen.errors import LessenError
+from lessen.models import trace
 from lessen.models.onnx_import import OnnxModule, load_onnx
+from lessen.quantize import Uniform
+from lessen.statistics import Statistics, collect
+from lessen.targets import Coded, OnnxRuntime, Packed, float_onnx
 
 rng = np.random.default_rng(0)
 
@@ -177,6 +181,75 @@ def test_recurrent(tmp_path: Path, kind: str) -> None:
     with torch.no_grad():
         module.get_parameter("rnn.bias_hh_l0").add_(1)
     close(module(steps), runtime(written(module, tmp_path / "s.onnx"), steps)[0])
+
+
+def pytorch_gates(weight: str) -> list[Any]:
+    """How PyTorch's exporter turns i f g o into ONNX's i o f c, and adds the axis of directions."""
+    order = ((0, 5), (15, 20), (5, 15))
+    cut = [
+        helper.make_node("Slice", [weight, f"{weight}{a}", f"{weight}{b}", "zero"], [f"{weight}_{a}"]) for a, b in order
+    ]
+    return [*cut, helper.make_node("Concat", [f"{weight}_{a}" for a, _ in order], [f"{weight}c"], axis=0),
+            helper.make_node("Unsqueeze", [f"{weight}c", "zero"], [f"{weight}u"])]  # fmt: skip
+
+
+def test_gates_that_the_graph_puts_together_are_a_recurrent_layer_in_both_branches(tmp_path: Path) -> None:
+    """As in Silero's file: weights outside, the same LSTM in each branch, its gates put in order there."""
+
+    def branch(name: str) -> onnx.GraphProto:
+        nodes = [
+            *pytorch_gates("w"),
+            *pytorch_gates("r"),
+            helper.make_node("LSTM", ["x", "wu", "ru"], ["y"], "rnn", hidden_size=5),
+        ]
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info("y", 1, ["t", 1, "b", 5])])
+
+    def sizes(weight: str) -> list[TensorProto]:
+        edges = ((0, 5), (15, 20), (5, 15))
+        made = {f"{weight}{e}": np.array([e], np.int64) for pair in edges for e in pair}
+        return [numpy_helper.from_array(v, k) for k, v in made.items()]
+
+    node = helper.make_node("If", ["c"], ["z"], then_branch=branch("then"), else_branch=branch("else"))
+    held = [initializer("w", 20, 3), initializer("r", 20, 5), *sizes("w"), *sizes("r"),
+            numpy_helper.from_array(np.array([0], np.int64), "zero")]  # fmt: skip
+    path = save(
+        tmp_path / "g.onnx", [node], [("x", 1, ["t", "b", 3]), ("c", 9, [])], [("z", 1, ["t", 1, "b", 5])], held
+    )
+    module, steps = load_onnx(path), torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert sorted(p.numel() for p in module.parameters()) == [60, 100], "two copies of one layer"
+    for condition in (torch.tensor(True), torch.tensor(False)):
+        close(module(steps, condition), runtime(path, steps, condition)[0])
+    layers = {x.name: x for x in trace(module, (steps, torch.tensor(True))).layers}
+    assert {x.kind for x in layers.values()} == {"recurrent"} and len(layers) == 2
+    seen = collect(module, tuple(layers.values()), [(steps, torch.tensor(True))])
+    assert all(s.H is not None for s in seen.values()), "a fused kernel hid the weight"
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.5)
+    back = written(module, tmp_path / "h.onnx")
+    for condition in (torch.tensor(True), torch.tensor(False)):
+        close(module(steps, condition), runtime(back, steps, condition)[0])
+
+
+def test_layers_in_a_branch_are_coded_and_those_of_the_other_are_left(tmp_path: Path) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        nodes = [helper.make_node("Conv", ["x", "w"], ["h"], "conv"), helper.make_node("Relu", ["h"], ["y"])]
+        out = helper.make_tensor_value_info("y", 1, ["b", 8, "n"])
+        return helper.make_graph(nodes, name, [], [out], [initializer("w", 8, 4, 3)])
+
+    node = helper.make_node("If", ["c"], ["z"], then_branch=branch("then"), else_branch=branch("else"))
+    path = save(tmp_path / "if.onnx", [node], [("x", 1, ["b", 4, "n"]), ("c", 9, [])], [("z", 1, ["b", 8, "n"])], [])
+    module, data = load_onnx(path), (torch.randn(2, 4, 9), torch.tensor(True))
+    wanted = module(*data).detach()
+    traced = trace(module, data)
+    assert [why for _, why in traced.left] == ["the samples never get there"]
+    (layer,) = traced.layers
+    coding = Uniform(bits=8).encode(layer, Statistics())
+    graph, coded = float_onnx(module, data), Coded((layer,), {layer.name: coding})
+    for target in (OnnxRuntime(), Packed()):
+        file = target.export(graph, tmp_path / f"coded{target.suffix}", coded, {})
+        got = torch.as_tensor(target.session(file)(data)[0])
+        assert 0 < float((got - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
 
 
 def test_unknown_operator_is_opaque_and_written_unchanged(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from lessen.models.groups.hollow import Hollow, Looked
+
 Inputs = tuple | dict
 
 
@@ -98,11 +100,11 @@ class Trace:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operation."""
+    """Writes down every operation; with `hollow`, products are not computed."""
 
-    def __init__(self, names: dict[int, str], stack: list[str]) -> None:
+    def __init__(self, names: dict[int, str], stack: list[str], hollow: Hollow | None = None) -> None:
         super().__init__()
-        self.trace, self.names, self.stack = Trace(), names, stack
+        self.trace, self.names, self.stack, self.hollow = Trace(), names, stack, hollow
         self.literals: set[int] = set()
         self.seen: dict[int, tuple[weakref.ref, Ref]] = {}
 
@@ -132,15 +134,24 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         before = self.ref(args), {k: self.ref(v) for k, v in kwargs.items()} if kwargs else {}
-        out = func(*args, **(kwargs or {}))
+        made = self.hollow.product(func, args) if self.hollow is not None and not kwargs else None
+        out = func(*args, **(kwargs or {})) if made is None else made
         if func is torch.ops.aten.index.Tensor:
             self._note_indices(args[1], before[0][1])
         outs = self.ref(_flat(out))
         where = self.stack[-1] if self.stack else ""
         if func is torch.ops.aten.lift_fresh.default:
             self.literals.add(outs[0].id)
-        self.trace.ops.append(Op(len(self.trace.ops), func, before[0], before[1], outs, where))
+        op = Op(len(self.trace.ops), func, before[0], before[1], outs, where)
+        self.trace.ops.append(op)
+        if self.hollow is not None:
+            self._note_hollow(self.hollow, op, out, made is not None)
         return out
+
+    def _note_hollow(self, hollow: Hollow, op: Op, out: Any, made: bool) -> None:
+        reads = any(r.id in hollow.ids for r in op.refs)
+        if made or hollow.spread(op.func, reads, _flat(out)):
+            hollow.ids.update(r.id for r in op.outs if type(r) is Ref)
 
 
 def _flat(out: Any) -> tuple:
@@ -208,14 +219,23 @@ def tensor_names(model: nn.Module) -> dict[str, Tensor]:
 
 def record(model: nn.Module, inputs: Inputs) -> Trace:
     """Run a copy of `model` once in evaluation mode and return what it did; a first run may change a network."""
+    try:
+        return _recorded(model, inputs, Hollow())
+    except Looked:
+        return _recorded(model, inputs, None)
+
+
+def _recorded(model: nn.Module, inputs: Inputs, hollow: Hollow | None) -> Trace:
     model, stack = copy.deepcopy(model, {id(p): p for p in model.parameters()}), list[str]()
     with plain_eval(model), _watching(model, stack):
-        return watch(model, inputs, lambda: call(model, inputs), stack)[0]
+        return watch(model, inputs, lambda: call(model, inputs), stack, hollow)[0]
 
 
-def watch(model: nn.Module, inputs: Inputs, run: Callable[[], Any], stack: list[str]) -> tuple[Trace, Recorder]:
+def watch(
+    model: nn.Module, inputs: Inputs, run: Callable[[], Any], stack: list[str], hollow: Hollow | None = None
+) -> tuple[Trace, Recorder]:
     """Record what `run` does; the top of `stack` says in whose name."""
-    recorder = Recorder({id(t): name for name, t in tensor_names(model).items()}, stack)
+    recorder = Recorder({id(t): name for name, t in tensor_names(model).items()}, stack, hollow)
     recorder.trace.inputs = [recorder.ref(t) for t in tensors(inputs)]
     with recorder:
         out = run()

@@ -15,6 +15,7 @@ from . import graph, table
 from .layers import MAKERS, Layer
 from .opaque import OpaqueNode
 from .program import Program, Step
+from .recurrent import GATES
 from .slots import BUFFER, SAME, STACKED, TRANSPOSED, Slot
 from .values import Attributes, NotNative, to_tensor
 
@@ -47,6 +48,8 @@ class Builder:
         self.numbers = {id(n): i for i, n in enumerate(graph.nodes(model))}
         self.parts = Parts()
         self.layers: dict[int, Layer] = {}
+        self.paths: dict[int, str] = {}  # of a layer's module
+        self.recurrent: dict[object, int] = {}  # weights and attributes -> the first node that has them
         self.absorbed: dict[int, str] = {}  # an Add taken into a Linear: id -> "", and that Linear's output key
         self.used: set[str] = set(dir(network))
 
@@ -131,11 +134,22 @@ class Builder:
             if maker is None:
                 continue
             try:
-                layer = maker(self, self.attributes(node), node)
+                a = self.attributes(node)
+                twin = self.layers.get(self.recurrent.setdefault(self._weights_of(node, a), id(node)))
+                layer = twin or maker(self, a, node)
             except NotNative:
                 continue
-            if layer is not None:
+            if twin is not None:
+                self.layers[id(node)] = twin
+                self.parts.modules[self.numbers[id(node)]] = self.paths[id(twin)]
+            elif layer is not None:
                 self._place(node, layer)
+
+    def _weights_of(self, node: ir.Node, a: Attributes) -> object:
+        """Equal for recurrent nodes that are one layer, run in several branches; for all others different."""
+        if a.op not in GATES or not all(v is not None and v.is_initializer() for v in node.inputs[1:3]):
+            return id(node)
+        return (a.op, a.outputs, repr(sorted(a.values.items())), *map(id, node.inputs[1:4]))
 
     def _place(self, node: ir.Node, layer: Layer) -> None:
         exported = [self.values[key].name or "" for _, key, _ in layer.held if key not in self.parts.slots]
@@ -148,7 +162,7 @@ class Builder:
             else:
                 count = getattr(layer.module, "directions", 1) if layout == STACKED else 1
                 self.parts.slots[key] = Slot(paths, layout, count)
-        self.layers[id(node)] = layer
+        self.layers[id(node)], self.paths[id(layer)] = layer, path
         self.parts.modules[self.numbers[id(node)]] = path
         if layer.bias is not None:
             self.absorbed[id(layer.bias)] = ""

@@ -79,6 +79,32 @@ def lift_constants(model: ir.Model) -> None:
             graph.register_initializer(new)
 
 
+def hoist(model: ir.Model) -> None:
+    """Bring the matrices of `If` branches into the main graph, where everybody looks for weights; values stay."""
+    taken = set(values(model))
+    for node in model.graph:
+        for part in _branches(node):
+            for value in list(part.initializers.values()):
+                if value.const_value is None or len(value.const_value.shape) < 2 or value.is_graph_output():
+                    continue
+                name = unique(value.name or "constant", taken)
+                taken.add(name)
+                shape, dtype = value.const_value.shape, value.const_value.dtype
+                new = ir.Value(name=name, shape=ir.Shape(shape.numpy()), type=ir.TensorType(dtype))
+                new.const_value = value.const_value
+                value.replace_all_uses_with(new)
+                del part.initializers[value.name]
+                model.graph.register_initializer(new)
+
+
+def _branches(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs of an `If`, and of the `If`s inside; other subgraphs run in ONNX Runtime with what they hold."""
+    for part in subgraphs(node).values() if node.op_type == "If" else ():
+        yield part
+        for inner in part:
+            yield from _branches(inner)
+
+
 def separate(model: ir.Model) -> None:
     """Give each reader of a shared vector or size its own copy.
 

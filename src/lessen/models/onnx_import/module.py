@@ -17,6 +17,7 @@ from torch import nn
 from ...errors import LessenError
 from . import graph, write
 from .build import Builder
+from .gates import gather_gates
 from .program import Program
 from .read import MEND, read_model
 from .slots import TRANSPOSED
@@ -51,6 +52,8 @@ class OnnxModule(nn.Module):
     def __init__(self, model: ir.Model, where: str = "model") -> None:
         super().__init__()
         graph.lift_constants(model)
+        gather_gates(model)
+        graph.hoist(model)
         graph.separate(model)
         builder = Builder(self, model, where)
         builder.make_layers()

@@ -18,24 +18,28 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 _ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # torch's gates as blocks of ONNX's
 State = tuple[Tensor, ...]
+Tensors = Tensor | tuple[Tensor, ...]  # one for each direction
 
 
 def recurrent(
-    a: Attributes, x: Tensor, w: Tensor, r: Tensor, b: Any = None, lengths: Any = None, *more: Any
+    a: Attributes, x: Tensor, w: Tensors, r: Tensors, b: Any = None, lengths: Any = None, *more: Any, fused: bool = True
 ) -> tuple[Tensor, ...]:
     """x [steps, batch, in], w [directions, gates*hidden, in], r [directions, gates*hidden, hidden], b [directions,
-    2*gates*hidden], then initial h (and c, peepholes): y [steps, directions, batch, hidden], last h (and c)."""
+    2*gates*hidden], then initial h (and c, peepholes): y [steps, directions, batch, hidden], last h (and c).
+
+    Without `fused` every step is a product with `w[d]` and `r[d]` themselves, which an onlooker can see.
+    """
     h, c, p = (*more, None, None, None)[:3]
     flipped = bool(a.get("layout", 0))
     x = x.transpose(0, 1) if flipped else x
     h, c = (s.transpose(0, 1) if flipped and s is not None else s for s in (h, c))
-    directions, hidden = w.shape[0], r.shape[-1]
-    b = x.new_zeros(directions, 2 * w.shape[1]) if b is None else b
+    directions, hidden = len(w), r[0].shape[-1]
+    b = x.new_zeros(directions, 2 * len(w[0])) if b is None else b
     start = x.new_zeros(directions, x.shape[1], hidden)
     h, c = (start if s is None else s for s in (h, c))
     runs = []
     for d in range(directions):
-        one = _Direction(a, d, w[d], r[d], b[d].chunk(2), None if p is None else p[d].chunk(3))
+        one = _Direction(a, d, w[d], r[d], b[d].chunk(2), None if p is None else p[d].chunk(3), fused)
         back = a.get("direction", "forward") == "reverse" or d == 1
         runs.append(_directed(one, x, (h[d], c[d]) if a.op == "LSTM" else (h[d],), lengths, back))
     y = torch.stack([run[0] for run in runs], 1)
@@ -48,8 +52,8 @@ def recurrent(
 class _Direction:
     """One direction's weights and how its step goes."""
 
-    def __init__(self, a: Attributes, d: int, w: Tensor, r: Tensor, b: Any, p: Any) -> None:
-        self.a, self.w, self.r, self.b, self.p = a, w, r, b, p
+    def __init__(self, a: Attributes, d: int, w: Tensor, r: Tensor, b: Any, p: Any, fused: bool) -> None:
+        self.a, self.w, self.r, self.b, self.p, self.may_fuse = a, w, r, b, p, fused
         count = len(_DEFAULTS[a.op])
         names = (a.get("activations") or _DEFAULTS[a.op] * 2)[d * count : (d + 1) * count]
         if any(n.lower() not in _ACTIVATIONS for n in names) or a.get("activation_alpha"):
@@ -63,7 +67,7 @@ class _Direction:
         """Whether torch's own kernel computes exactly this."""
         a = self.a
         special = a.get("clip") or a.get("input_forget", 0) or self.p is not None
-        return self.plain and not special and (a.op != "GRU" or bool(a.get("linear_before_reset", 0)))
+        return self.may_fuse and self.plain and not special and (a.op != "GRU" or bool(a.get("linear_before_reset", 0)))
 
     def kernel(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         order, gates = _ORDER[self.a.op], GATES[self.a.op]
@@ -144,7 +148,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, a: Attributes, w: Tensor, r: Tensor, b: Tensor | None) -> None:
         super().__init__()
-        self.a, self.directions = a, w.shape[0]
+        self.a, self.directions, self.fused = a, w.shape[0], True
         for d, end in enumerate(self.ends):
             self.register_parameter("weight_ih_l0" + end, nn.Parameter(w[d].clone()))
             self.register_parameter("weight_hh_l0" + end, nn.Parameter(r[d].clone()))
@@ -155,15 +159,16 @@ class Recurrent(nn.Module):
     def ends(self) -> tuple[str, ...]:
         return ("", "_reverse")[: self.directions]
 
-    def stacked(self, *names: str) -> Tensor:
-        """The named parameters of all directions in ONNX's layout."""
-        return torch.stack([torch.cat([getattr(self, n + end) for n in names]) for end in self.ends])
+    def of(self, name: str) -> tuple[Tensor, ...]:
+        """The parameters of that name, by direction."""
+        return tuple(getattr(self, name + end) for end in self.ends)
 
     def forward(self, x: Tensor, lengths: Any = None, *state: Any) -> tuple[Tensor, ...]:
         """x [steps, batch, in]; returns y [steps, directions, batch, hidden] and the last states."""
-        b = None if self.bias_ih_l0 is None else self.stacked("bias_ih_l0", "bias_hh_l0")
-        w, r = self.stacked("weight_ih_l0"), self.stacked("weight_hh_l0")
-        return recurrent(self.a, x, w, r, b, lengths, *state)
+        pairs = zip(self.of("bias_ih_l0"), self.of("bias_hh_l0"))
+        b = None if self.bias_ih_l0 is None else torch.stack([torch.cat(pair) for pair in pairs])
+        w, r = self.of("weight_ih_l0"), self.of("weight_hh_l0")
+        return recurrent(self.a, x, w, r, b, lengths, *state, fused=self.fused)
 
     def extra_repr(self) -> str:
         return f"{self.a.op}, directions={self.directions}"

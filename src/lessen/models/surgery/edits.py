@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lessen.errors import LessenError
 from lessen.models.groups.trace import tensor_names
 from lessen.models.surgery.attention import CLASSES
+from lessen.models.surgery.passed import pass_by
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Edit:
 class Setting:
     """Attribute `name` of module `path` becomes `value`: an integer, a tuple of them, or (name "class") a class name.
 
+    Name "passed" takes the module out: `value` is (place of the argument that goes on, length of the tuple or 0).
     `name` may reach into an object that the module holds ("config.num_heads"): the module gets a copy of its own.
     """
 
@@ -85,6 +87,10 @@ def apply_settings(model: nn.Module, settings: Iterable[Setting]) -> None:
         if setting.path not in modules:
             raise LessenError(f"no module {setting.path!r}", where="edits", mend="use the original model")
         module = modules[setting.path]
+        if setting.name == "passed":
+            place, outputs = setting.value if isinstance(setting.value, tuple) and len(setting.value) == 2 else (None, 0)
+            pass_by(model, setting.path, place, outputs)  # type: ignore[arg-type]
+            continue
         if setting.name == "class":
             if setting.value not in CLASSES:
                 raise LessenError(f"unknown class {setting.value!r}", where=setting.path, mend="update lessen")

@@ -43,15 +43,11 @@ def rewritten(model: nn.Module, inputs: Inputs, edits: Sequence[Edit], known: Fl
 def _exported(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     """With the first dimension of each input free if the exporter manages, else for these very shapes."""
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
-    for free in (True, False):
-        shapes = (
-            tree_map_only(
-                Tensor, lambda t: {0: torch.export.Dim.AUTO} if t.ndim and t.shape[0] > 1 else None, (args, kwargs)
-            )
-            if free
-            else None
-        )
-        dynamic = None if shapes is None else (shapes[1] if kwargs else shapes[0])
+    free = tree_map_only(
+        Tensor, lambda t: {0: torch.export.Dim.AUTO} if t.ndim and t.shape[0] > 1 else None, (args, kwargs)
+    )
+    ways = (free[1],) if kwargs else (free[0], (free[0],))  # the second for a `forward(*inputs)`
+    for dynamic in (*ways, None):
         try:
             program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
             return program.module(check_guards=False)

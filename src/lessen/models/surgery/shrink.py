@@ -61,9 +61,10 @@ def shrink_with_edits(
         grouping: what `find_groups` said of this model, if it has been asked already.
 
     Raises:
-        LessenError: unknown group, or no unit left.
+        LessenError: unknown group, no unit left, or weights that are not finite: nothing could be proved with them.
         Unprovable: no way to edit the network gives what the masked one gives.
     """
+    _check_finite(model)
     grouping = grouping or find_groups(model, example_inputs)
     edits = edits_of(grouping, removals)
     if not edits:
@@ -78,6 +79,14 @@ def shrink_with_edits(
             return Shrunk(candidate[0], candidate[1], "module")
         complaint = complaint or wrong
     return _as_graph(model, example_inputs, cut, judge, (complaint, ", ".join(removals)))
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        if p.is_floating_point() and not bool(torch.isfinite(p).all()):
+            raise LessenError(
+                "it holds values that are not finite", where=name, mend="repair the weights before anything is removed"
+            )
 
 
 def shrink_what_works(

@@ -1,0 +1,60 @@
+"""The zoo as a whole: mean and worst loss of everybody, and where ours is behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import common
+import numpy as np
+
+
+def summed_up(rows: Sequence[common.Row]) -> list[common.Row]:
+    """Rows of `what` "zoo"; a mean is over the models that somebody has a file of, `n` says how many."""
+    losses = {who: _of(rows, who, "loss_points") for who in dict.fromkeys(r["who"] for r in rows) if who != "float32"}
+    found = []
+    for who, each in losses.items():
+        if each:
+            worst = max(each, key=lambda what: each[what])
+            found += [
+                common.row(who, "zoo", "mean_loss_points", float(np.mean(list(each.values()))), "points", n=len(each)),
+                common.row(who, "zoo", "worst_loss_points", each[worst], "points", n=len(each), note=worst),
+            ]
+    peers = [w for w in losses if w != "lessen"]
+    for suffix in ("openvino", "onnxruntime"):
+        found += _behind(rows, peers, suffix) + _speed(rows, suffix)
+    return found
+
+
+def _of(rows: Sequence[common.Row], who: str, figure: str) -> dict[str, float]:
+    return {r["what"]: r["value"] for r in rows if r["who"] == who and r["figure"] == figure and r["value"] is not None}
+
+
+def _behind(rows: Sequence[common.Row], peers: Sequence[str], runtime: str) -> list[common.Row]:
+    """On how many models some peer loses less: at all, and by more than half of our own interval."""
+    ours = {r["what"]: r for r in rows if r["who"] == "lessen" and r["figure"] == f"loss_points_{runtime}"}
+    best: dict[str, float] = {}
+    for who in peers:
+        for what, value in _of(rows, who, f"loss_points_{runtime}").items():
+            best[what] = min(value, best.get(what, np.inf))
+    behind = {w: r for w, r in ours.items() if w in best and r["value"] is not None and r["value"] > best[w] + 1e-9}
+    surely = [w for w, r in behind.items() if r["low"] > best[w]]
+    return [
+        common.row("lessen", "zoo", f"models_behind_{runtime}", len(behind), "models", n=len(ours),
+                   note=", ".join(behind) or "none"),
+        common.row("lessen", "zoo", f"models_behind_beyond_noise_{runtime}", len(surely), "models", n=len(ours),
+                   note=", ".join(surely) or "none"),
+    ]  # fmt: skip
+
+
+def _speed(rows: Sequence[common.Row], runtime: str) -> list[common.Row]:
+    each = _of(rows, "lessen", f"latency_ratio_{runtime}")
+    if not each:
+        return []
+    slowest = min(each, key=lambda what: each[what])
+    mean = float(np.exp(np.mean(np.log(list(each.values())))))
+    return [
+        common.row("lessen", "zoo", f"latency_ratio_{runtime}", mean, "fastest peer / ours", n=len(each),
+                   note="geometric mean"),
+        common.row("lessen", "zoo", f"worst_latency_ratio_{runtime}", each[slowest], "fastest peer / ours",
+                   note=slowest),
+    ]  # fmt: skip

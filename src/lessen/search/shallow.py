@@ -1,0 +1,80 @@
+"""Depth: benches with residual blocks removed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..bench import Bench
+from ..errors import LessenError
+from ..job import Job
+from ..models import trace
+from ..models.depth import Block, find_blocks, without_blocks
+from ..models.surgery.passed import pass_by
+from ..prune.depth import Depth
+from ..report import Progress
+from ..train import Distillation, copied
+from ..train.distill import first
+from .prepare import statistics_of
+
+PREFIX = "block "  # of a removed block among a plan's channels: "block encoder.layer.3": 0
+SAMPLES, BATCH = 128, 32  # of the calibration part, for the harm of blocks
+
+
+def shallower(job: Job, bench: Bench, technique: Depth, progress: Progress) -> Bench | None:
+    """The bench without the blocks that `technique` would remove; None where nothing can be removed."""
+    with progress.stage("channels"):
+        try:
+            blocks = find_blocks(bench.module, job.model.inputs)[0]
+            names, harm = technique.rank(_costs(bench, blocks), _Harm(job, bench, blocks))
+        except LessenError as error:
+            progress.note(f"depth: {error}")
+            return None
+    return without(job, bench, names, progress, harm)
+
+
+def without(job: Job, bench: Bench, names: Sequence[str], progress: Progress, harm: float = 0.0) -> Bench:
+    """The bench without these blocks.
+
+    Raises:
+        LessenError: one of them can't be removed.
+    """
+    with progress.stage("trace"):
+        made = without_blocks(bench.module, names, job.model.inputs)
+        traced = trace(made.model, job.model.inputs)
+    with progress.stage("statistics"):
+        statistics = statistics_of(job, made.model, traced)
+    gone = {**bench.channels, **{PREFIX + n: (0,) for n in names}}
+    return Bench(made.model, traced, statistics, bench.folded, gone, (*bench.edits, *made.edits), bench.harm + harm)
+
+
+def _costs(bench: Bench, blocks: Sequence[Block]) -> dict[str, float]:
+    """A block's share of the multiply-adds and of the weights."""
+    layers = bench.layers.values()
+    weights, macs = sum(v.weight.numel() for v in layers), max(sum(v.macs for v in layers), 1)
+    inside = {b.name: [v for v in layers if v.module == b.name or v.module.startswith(f"{b.name}.")] for b in blocks}
+    costs = {n: sum(v.weight.numel() / weights + v.macs / macs for v in found) for n, found in inside.items()}
+    return {n: c for n, c in costs.items() if c > 0}
+
+
+class _Harm:
+    """Distance of the outputs from those of the whole network: KL divergence of classes, else relative error."""
+
+    def __init__(self, job: Job, bench: Bench, blocks: Sequence[Block]) -> None:
+        self.module, self.blocks = bench.module, {b.name: b for b in blocks}
+        self.batches = list(job.data.calibration.head(SAMPLES).batches(BATCH))
+        self.wanted = self._outputs(self.module)
+
+    def __call__(self, names: tuple[str, ...]) -> float:
+        shallow = copy.copy(copied(self.module))
+        for name in names:
+            pass_by(shallow, name, self.blocks[name].place, self.blocks[name].outputs)
+        distance, found = Distillation(alpha=1.0, temperature=1.0), self._outputs(shallow)
+        return sum(float(distance(a, b, batch.labels)) for a, b, batch in zip(found, self.wanted, self.batches))
+
+    @torch.no_grad()
+    def _outputs(self, module: nn.Module) -> list[Tensor]:
+        return [first(module(*batch.inputs)) for batch in self.batches]

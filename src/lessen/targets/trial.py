@@ -1,0 +1,152 @@
+"""Ranges picked by trial: each rule's are put into the graph, its weights still float, and the outputs compared."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from .calibrate import CHUNK, calibrated, chunks, fixed_batch, maker
+from .clipping import live_noise, noise
+from .coded import Coded
+from .dynamic import live_inputs
+from .graph import Array, ort_session, serialized
+from .locate import Site, locate_all
+from .placement import Rules, place
+from .qdq import activations, quantized
+from .ranges import Histogram, Importance, Range, Rule
+
+log = logging.getLogger("lessen")
+TRIED: tuple[Rule, ...] = ("mse", "weighted", "minmax")
+LIVE_GAIN = 4.0  # times less noise, before a range that is found in every batch is worth depending on it
+SAMPLES = 16  # that the trials run
+
+
+def ranges(
+    model: ir.Model, coded: Coded, batches: Iterable[Sequence[Any]], rules: Rules, rule: Rule | None
+) -> dict[str, Range]:
+    """Ranges of all activations that `quantized` will put a pair on.
+
+    Args:
+        model: the float graph, low-rank layers already in two.
+        rule: how to find them; None tries several and takes the one whose graph answers most like the float one.
+    """
+    tensors = activations(model, coded, rules).tensors
+    if not tensors:
+        return {}
+    parts = chunks(batches, None)
+    head = list(itertools.islice(parts, -(-SAMPLES // CHUNK)))
+    seen = calibrated(model, tensors, itertools.chain(head, parts), importances(model, coded)).found
+    _warn(model, seen)
+    live = live_tensors(model, coded, rules)
+    if rule is not None:
+        return _ranges(seen, rule, live)
+    return _best(model, coded, rules, seen, live, head)
+
+
+def live_tensors(model: ir.Model, coded: Coded, rules: Rules) -> set[str]:
+    """Inputs of linear layers whose range the runtime can find anew in every batch."""
+    if not rules.live:
+        return set()
+    integer = {n: s for n, s in locate_all(model, coded.layers).items() if coded.how(s) == "int8"}
+    return live_inputs(place(model, list(integer.values()), rules), integer)
+
+
+def _ranges(seen: Mapping[str, Histogram], rule: Rule, live: set[str]) -> dict[str, Range]:
+    """One rule's; live where that makes much less noise."""
+    found = {name: h.range(rule) for name, h in seen.items()}
+    gains = {n for n in live if not found[n].empty and noise(seen[n], found[n]) > LIVE_GAIN * live_noise(seen[n])}
+    return {name: replace(r, live=name in gains) for name, r in found.items()}
+
+
+def _warn(model: ir.Model, seen: Mapping[str, Histogram]) -> None:
+    """Says which activations calibration can't tell the range of; they stay in float."""
+    for name, h in seen.items():
+        if h.range("minmax").empty:
+            log.warning(
+                "%s (made by %s) was 0 on all calibration samples: what reads it stays in float; "
+                "give samples that reach it", name, maker(model, name),
+            )  # fmt: skip
+
+
+def _best(
+    model: ir.Model, coded: Coded, rules: Rules, seen: Mapping[str, Histogram], live: set[str],
+    head: Sequence[tuple[Array, ...]],
+) -> dict[str, Range]:  # fmt: skip
+    wanted = _outputs(serialized(model), head)
+    tried: dict[Rule, tuple[float, dict[str, Range]]] = {}
+    for rule in TRIED:
+        found = _ranges(seen, rule, live)
+        if not any(found == other for _, other in tried.values()):
+            tried[rule] = (_error(wanted, _rounded(model, coded, found, rules, head)), found)
+    best = min(tried, key=lambda r: tried[r][0])
+    log.info("ranges by %s: %s", best, {r: f"{e:.3g}" for r, (e, _) in tried.items()})
+    return tried[best][1]
+
+
+def disturbance(
+    model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]]
+) -> float:
+    """Squared error of the outputs by their squared size when activations are rounded to these ranges, weights not."""
+    head = list(itertools.islice(chunks(batches, None), -(-SAMPLES // CHUNK)))
+    return _error(_outputs(serialized(model), head), _rounded(model, coded, found, rules, head))
+
+
+def _rounded(
+    model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, head: Sequence[tuple[Array, ...]]
+) -> list[list[Array]]:
+    """Outputs of the float graph with nothing but the pairs put in."""
+    bare = Coded(coded.layers, {}, coded.execution)
+    return _outputs(serialized(quantized(model, bare, found, rules)), head)
+
+
+def _outputs(content: bytes, head: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+    session = ort_session(content, intra_op_num_threads=torch.get_num_threads())
+    names = [i.name for i in session.get_inputs()]
+    parts = chunks(head, fixed_batch(session))
+    return [session.run(None, dict(zip(names, part, strict=True))) for part in parts]
+
+
+def _error(wanted: Sequence[Sequence[Array]], got: Sequence[Sequence[Array]]) -> float:
+    """Squared error over squared signal, mean over the outputs that are floats (or, if none is, share of changes)."""
+    each = []
+    for mine, other in zip(zip(*wanted, strict=True), zip(*got, strict=True), strict=True):
+        if mine[0].dtype.kind == "f":
+            signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in mine)
+            each.append(sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(mine, other, strict=True))
+                        / max(signal, 1e-30))  # fmt: skip
+        else:
+            each.append(float(np.mean([np.mean(a != b) for a, b in zip(mine, other, strict=True)])))
+    return float(np.mean(each)) if each else 0.0
+
+
+def importances(model: ir.Model, coded: Coded) -> dict[str, Importance]:
+    """How much the channels of what layers read matter: sum_r G_r w_rc^2 over all layers that read the tensor."""
+    found: dict[str, Array] = {}
+    axes: dict[str, int] = {}
+    for site in locate_all(model, coded.layers).values():
+        if site.layer.kind not in ("conv", "linear") or not site.uses:
+            continue
+        channels = _channels(site, coded)
+        for node, _ in site.uses:
+            x = node.inputs[0]
+            if x is not None and x.name and len(found.get(x.name, channels)) == len(channels):
+                found[x.name] = found.get(x.name, 0.0) + channels
+                axes[x.name] = 1 if site.layer.kind == "conv" else -1
+    return {n: Importance(axes[n], c / c.mean()) for n, c in found.items() if c.mean() > 0 and np.isfinite(c).all()}
+
+
+def _channels(site: Site, coded: Coded) -> Array:
+    layer = site.layer
+    squares = layer.matrix.double().square()
+    if (G := coded.fisher.get(layer.name)) is not None:
+        squares = squares * G.double()[:, None]
+    kernel = layer.weight[0, 0].numel() if layer.kind == "conv" else 1
+    grouped = squares.reshape(layer.groups, -1, squares.shape[1]).sum(1)
+    return grouped.reshape(-1, kernel).sum(1).numpy()

@@ -1,0 +1,134 @@
+"""What the methods of quantization-aware training share: settings, the start, the way from these to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.utils.parametrize as parametrize
+from torch import Tensor, nn
+
+from ..data import Batch
+from ..errors import LessenError
+from ..quantize import Uniform
+from .loop import FineTune, finetune
+from .method import Lesson, Trained
+from .qat_inputs import InputRange, freeze_inputs, input_ranges, put_inputs
+from .qat_quantizer import Slope
+from .qat_start import SAMPLES, Start, rounded
+from .qat_weights import through_grids
+from .samples import shuffled
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized(Trained):
+    """What quantization-aware training leaves: the codings, and the ranges of the activations.
+
+    Args:
+        inputs: range of each layer's quantized input, by layer name.
+    """
+
+    inputs: Mapping[str, InputRange] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QuantizationAware:
+    """Settings of every method that trains a network which computes with quantized weights and activations.
+
+    Args:
+        bits: of the weights, 2 to 8.
+        activations: bits of each layer's input, 2 to 8; None leaves them in float. Below 8 they are simulated: the
+            network computes what integers would, but no runtime here has such kernels.
+        per: one step for each output "channel", or for the whole "tensor".
+        epochs: passes over the training data; 0 gives the post-training result that training starts from.
+        lr: peak learning rate of Adam; it rises over the first tenth and falls to 0 along a cosine.
+        batch_size: samples per step.
+    """
+
+    folds: ClassVar[bool] = True  # batch norms are folded before, and so frozen
+
+    bits: int = 8
+    activations: int | None = 8
+    per: str = "channel"
+    epochs: int = 2
+    lr: float = 5e-4
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not (_is_bits(self.bits) and (self.activations is None or _is_bits(self.activations))):
+            raise LessenError(f"bits={self.bits!r}, activations={self.activations!r}", where=type(self).__name__,
+                              mend="give 2 to 8 bits; activations may be None")  # fmt: skip
+        if self.per not in ("channel", "tensor"):
+            raise LessenError(f"per={self.per!r}", where=type(self).__name__, mend='give "channel" or "tensor"')
+        _ = self.settings
+
+    @property
+    def settings(self) -> FineTune:
+        return FineTune(self.epochs if self.epochs != 0 else 1, self.lr, self.batch_size)
+
+    @property
+    def slopes(self) -> tuple[Slope | None, Slope | None]:
+        """How the steps of weights and of activations learn; None leaves them as they are."""
+        raise NotImplementedError
+
+    def fit(self, student: nn.Module, lesson: Lesson) -> Quantized:
+        """Quantizes `student` in place and trains it; afterwards fake quantizers stand before its layers.
+
+        Its weights decode from the codings returned, to the bit. Layers whose input can't be reached, and embeddings,
+        have quantized weights and float inputs; `notes` names the former. What is returned is also the student's
+        attribute `quantized`, of which `write_integers` makes a file.
+        """
+        start = rounded(student, lesson.layers, lesson.part, Uniform(self.bits, self.per))
+        return self.fit_from(start if self.activations else replace(start, inputs=()), student, lesson)
+
+    def fit_from(self, start: Start, student: nn.Module, lesson: Lesson) -> Quantized:
+        """`fit` for a network that is coded already, whatever its codings; `bits` and `per` don't matter then."""
+        weights, inputs = self.slopes
+        for module in student.modules():
+            module.training = False  # a network that torch.export made refuses eval()
+        asked, part = [start.layers[n] for n in start.inputs], lesson.part.head(SAMPLES)
+        quantizers, why = put_inputs(student, asked, self.activations or 8, inputs, part.batches())
+        losses: list[float] = []
+        with through_grids(student, start.layers, start.codings, weights, start.pruned, start.scales) as codings:
+            if self.epochs:
+                settings = replace(self.settings, distillation=lesson.distillation)
+                losses = finetune(_Once(student), lesson.teacher, _Shuffled(lesson), settings, lesson.step)
+        ranges = input_ranges(quantizers)
+        freeze_inputs(student)
+        notes = tuple(f"{n}: {reason}" for n, reason in why.items())
+        student.quantized = Quantized(tuple(losses), {}, dict(codings), notes, ranges)  # type: ignore[assignment]
+        return student.quantized  # type: ignore[return-value]
+
+    @classmethod
+    def offers(cls) -> tuple[Self, ...]:
+        """Integers that both runtimes execute, the mildest first."""
+        return (cls(bits=8, activations=8), cls(bits=4, activations=8))
+
+
+class _Once(nn.Module):
+    """The network with every weight quantized once in a pass, however often a cell or a shared layer reads it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Any:
+        with parametrize.cached():
+            return self.network(*inputs)
+
+
+class _Shuffled:
+    """A lesson's samples in another random order in each epoch."""
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.part, self.n = lesson.part, lesson.part.n
+        self.generator = torch.Generator().manual_seed(lesson.seed)
+
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        return shuffled(self.part, batch_size or self.part.batch_size, self.generator)
+
+
+def _is_bits(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8

@@ -1,0 +1,188 @@
+"""Quantization-aware training: its gradients by hand, its codings to the bit, its accuracy above the start's."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import small
+from lessen.data import load_data
+from lessen.errors import LessenError
+from lessen.models import fold_batchnorm, trace
+from lessen.train import Distillation, copied
+from lessen.train.lsq import LSQ, lsq_slope
+from lessen.train.method import Lesson, Training
+from lessen.train.pact import PACT, pact_slope
+from lessen.train.qat_inputs import put_inputs, remove_inputs
+from lessen.train.qat_quantizer import _SPEED, FakeQuantize, Learner, Slope
+from lessen.train.qat_straight import StraightThrough
+
+PART = load_data({"calibration": small.data(512, seed=4), "validation": small.data(64), "test": small.data(64, seed=2)})
+LESSONS = PART.calibration
+METHODS = (StraightThrough, LSQ, PACT)
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return fold_batchnorm(small.trained(), (small.data(2)[0],))[0]
+
+
+def fitted(net: nn.Module, method: Training, seed: int = 0):
+    student = copied(net)
+    lesson = Lesson(net, trace(student, (small.data(2)[0],)).layers, LESSONS, seed=seed)
+    return student, method.fit(student, lesson)
+
+
+def error(net: nn.Module, student: nn.Module) -> float:
+    x, labels = small.data(400, seed=6)
+    with torch.no_grad():
+        return float(Distillation(alpha=1)(student(x), net(x), labels))
+
+
+def test_the_gradient_of_a_step_is_that_of_the_papers() -> None:
+    x, step = torch.tensor([0.23, -0.9, 0.05, 2.0]), torch.tensor(0.1)
+    for slope, wanted in ((lsq_slope, [-0.3, -4.0, -0.5, 3.0]), (pact_slope, [0.0, -4.0, 0.0, 3.0])):
+        learner = Learner(step, -4, 3, Slope(slope))
+        grads = []
+        for one in x:
+            learner(one).backward()
+            assert learner.grown.grad is not None
+            grads.append(float(learner.grown.grad) / (_SPEED * 0.1))  # d step / d grown
+            learner.grown.grad = None
+        assert grads == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_gradient_passes_inside_the_range_only() -> None:
+    x = torch.tensor([0.23, -0.9, 2.0], requires_grad=True)
+    Learner(torch.tensor(0.1), -4, 3, None)(x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_learned_steps_agree_with_finite_differences() -> None:
+    """Of clipped values the slope is exact, not straight-through."""
+    x = torch.tensor([5.0, -7.0])
+    learner = Learner(torch.tensor(0.5), -4, 3, Slope(lsq_slope))
+    learner(x).sum().backward()
+    with torch.no_grad():
+        before, learner.grown[...] = learner(x).sum(), 1e-4
+        slope = float(learner(x).sum() - before) / 1e-4
+    assert float(learner.grown.grad) == pytest.approx(slope, rel=1e-2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_training_is_better_than_its_start_and_holds_to_its_grids(net: nn.Module, kind: type) -> None:
+    before, start = fitted(net, kind(2, 3, epochs=0))
+    after, trained = fitted(net, kind(2, 3, epochs=4, lr=3e-3, batch_size=32))
+    assert error(net, after) < 0.8 * error(net, before)
+    assert len(trained.losses) == 64 and trained.losses[-1] < trained.losses[0]
+    layers = {x.name: x for x in trace(net, (small.data(2)[0],)).layers}
+    assert set(trained.codings) == set(layers) == set(start.codings)
+    for name, layer in layers.items():
+        held = layer.to_matrix(after.get_parameter(name).detach())
+        torch.testing.assert_close(held, trained.codings[name].decode(), rtol=0, atol=0)
+        moved = not torch.equal(trained.codings[name].scale, start.codings[name].scale)
+        assert moved == (kind is LSQ)
+
+
+def test_activations_take_no_more_values_than_their_bits(net: nn.Module) -> None:
+    student, trained = fitted(net, LSQ(4, 3, epochs=1))
+    seen: dict[str, Tensor] = {}
+    for name, module in student.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(lambda m, args, _, name=name: seen.__setitem__(name, args[0]))
+    with torch.no_grad():
+        student(small.data(64, seed=9)[0])
+    for name, x in seen.items():
+        r = trained.inputs[f"{name}.weight"]
+        assert len(x.unique()) <= 8 and r.bits == 3
+        assert r.low - 1e-6 <= float(x.min()) and float(x.max()) <= r.high + 1e-6 and r.low <= 0 <= r.high
+    assert trained.inputs["3.weight"].low == 0 > trained.inputs["0.weight"].low  # behind a ReLU, and an image
+
+
+def test_two_trainings_are_equal_and_seeds_are_not(net: nn.Module) -> None:
+    first, second, other = (fitted(net, LSQ(3, 4, epochs=1), seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_a_trained_network_can_be_copied_traced_and_saved(net: nn.Module) -> None:
+    student, _ = fitted(net, LSQ(4, 4, epochs=1))
+    x = small.data(8)[0]
+    twin = copy.deepcopy(student)
+    wanted = student(x).detach()
+    assert torch.equal(twin(x), wanted)
+    exported = torch.export.export(student, (x,), strict=False).module()
+    torch.testing.assert_close(exported(x), wanted)
+    fresh, _ = fitted(net, StraightThrough(8, 8, epochs=0))
+    fresh.load_state_dict(student.state_dict())
+    assert len(trace(student, (x,)).layers) == 5
+
+
+class Fork(nn.Module):
+    """Two layers that read the same tensor, and a recurrent cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.cell = nn.Linear(6, 8), nn.Linear(6, 8), nn.LSTMCell(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, state = self.a(x).relu() + self.b(x), None
+        for _ in range(3):
+            state = self.cell(y, state)
+        return state[0]
+
+
+def test_who_reads_the_same_tensor_shares_a_quantizer_and_cells_have_one_for_their_state() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Fork().eval()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    part = load_data({"calibration": x, "validation": x[:3], "test": x[3:6]}).calibration
+    layers = trace(net, (x[:2],)).layers
+    student = copied(net)
+    placed, why = put_inputs(student, layers, 4, Slope(lsq_slope), part.batches())
+    assert placed["a.weight"] is placed["b.weight"] and not why
+    assert len({id(q) for q in placed.values()}) == 3
+    assert not torch.equal(student(x), net(x))
+    remove_inputs(student)
+    assert torch.equal(student(x), net(x)) and set(student.state_dict()) == set(net.state_dict())
+
+
+def test_inputs_that_cannot_be_reached_are_named() -> None:
+    net = nn.MultiheadAttention(8, 2, batch_first=True)
+    layers = trace(nn.Sequential(nn.Linear(8, 8)), (torch.zeros(1, 8),)).layers
+    placed, why = put_inputs(net, [dataclasses.replace(layers[0], name="in_proj_weight")], 8, None, [])
+    assert not placed and "MultiheadAttention" in why["in_proj_weight"]
+
+
+def test_an_activation_says_its_bits() -> None:
+    assert [FakeQuantize(torch.tensor(1.0), low, high).bits for low, high in ((0, 255), (-8, 7), (-3, 12))] == [8, 4, 4]
+
+
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize(
+    "bad", [{"bits": 1}, {"bits": 9}, {"activations": 1}, {"bits": True}, {"per": "group"}, {"epochs": -1}, {"lr": 0}]
+)
+def test_nonsense_is_refused(kind: type, bad: dict[str, object]) -> None:
+    with pytest.raises(LessenError, match=r"LSQ|PACT|StraightThrough|can't train"):
+        kind(**bad)
+
+
+def test_they_are_training_methods_with_offers() -> None:
+    for kind in METHODS:
+        assert isinstance(kind(), Training) and all(isinstance(o, kind) for o in kind.offers())
+    assert all(a.bits >= b.bits for a, b in pairwise(LSQ.offers()))
+
+
+def test_a_network_that_gives_nan_is_an_error(net: nn.Module) -> None:
+    bad = load_data({"calibration": small.data(64), "validation": small.data(8), "test": small.data(8, seed=2)})
+    block = bad.calibration.blocks[0]
+    block.inputs[0][0, 0, 0, 0] = float("nan")
+    student = copied(net)
+    with pytest.raises(LessenError, match="NaN"):
+        LSQ().fit(student, Lesson(net, trace(student, (small.data(2)[0],)).layers, bad.calibration))
