@@ -108,6 +108,21 @@ class Contest:
                     self.note(f"{who}, judged in {runtime}")
                     self._judged(who, runtime)
 
+    def against(self) -> None:
+        """Ours against the peer that loses least in each runtime, sample by sample."""
+        for runtime in RUNTIMES:
+            metric = self.job(runtime).metric
+            ours = self.kept.score(f"{OURS} for {runtime}", runtime, metric)
+            peers = {w: self.kept.score(w, runtime, metric) for w in self.kept.everyone() if w != FLOAT}
+            peers = {w: s for w, s in peers.items() if s is not None and not w.startswith(OURS)}
+            if ours is None or not peers:
+                continue
+            drops = {w: paired_drop(s, ours) for w, s in peers.items() if s is not None}
+            best = max(drops, key=lambda w: drops[w].value)
+            low, high = (x if np.isfinite(x) else None for x in (drops[best].low, drops[best].high))
+            self.kept.row(f"{OURS} for {runtime}", f"loss_over_best_peer_{runtime}", drops[best].value, "points",
+                          n=ours.n, low=low, high=high, note=best)  # fmt: skip
+
     def runtimes(self, who: str) -> list[str]:
         """Where a file of this name runs."""
         if who.startswith(OURS):
@@ -244,6 +259,7 @@ def main() -> None:
             contest = Contest(what, folder)
             if not options.latency:
                 contest.run(_words(options.again), _words(options.without))
+                contest.against()
             if options.latency or options.quick:
                 contest.timed(1.0 if options.quick else options.seconds)
             rows, seconds = contest.kept.rows(), time.perf_counter() - started

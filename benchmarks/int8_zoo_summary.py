@@ -19,9 +19,8 @@ def summed_up(rows: Sequence[common.Row]) -> list[common.Row]:
                 common.row(who, "zoo", "mean_loss_points", float(np.mean(list(each.values()))), "points", n=len(each)),
                 common.row(who, "zoo", "worst_loss_points", each[worst], "points", n=len(each), note=worst),
             ]
-    peers = [w for w in losses if w != "lessen"]
     for suffix in ("openvino", "onnxruntime"):
-        found += _behind(rows, peers, suffix) + _speed(rows, suffix)
+        found += _behind(rows, suffix) + _speed(rows, suffix)
     return found
 
 
@@ -29,19 +28,15 @@ def _of(rows: Sequence[common.Row], who: str, figure: str) -> dict[str, float]:
     return {r["what"]: r["value"] for r in rows if r["who"] == who and r["figure"] == figure and r["value"] is not None}
 
 
-def _behind(rows: Sequence[common.Row], peers: Sequence[str], runtime: str) -> list[common.Row]:
-    """On how many models some peer loses less: at all, and by more than half of our own interval."""
-    ours = {r["what"]: r for r in rows if r["who"] == "lessen" and r["figure"] == f"loss_points_{runtime}"}
-    best: dict[str, float] = {}
-    for who in peers:
-        for what, value in _of(rows, who, f"loss_points_{runtime}").items():
-            best[what] = min(value, best.get(what, np.inf))
-    behind = {w: r for w, r in ours.items() if w in best and r["value"] is not None and r["value"] > best[w] + 1e-9}
-    surely = [w for w, r in behind.items() if r["low"] > best[w]]
+def _behind(rows: Sequence[common.Row], runtime: str) -> list[common.Row]:
+    """On how many models some peer loses less: at all, and by more than the paired interval."""
+    pairs = [r for r in rows if r["who"] == "lessen" and r["figure"] == f"loss_over_best_peer_{runtime}"]
+    behind = {r["what"]: r["value"] for r in pairs if r["value"] > 1e-9}
+    surely = [r["what"] for r in pairs if r["value"] > 1e-9 and r.get("low", -1.0) > 0]
     return [
-        common.row("lessen", "zoo", f"models_behind_{runtime}", len(behind), "models", n=len(ours),
-                   note=", ".join(behind) or "none"),
-        common.row("lessen", "zoo", f"models_behind_beyond_noise_{runtime}", len(surely), "models", n=len(ours),
+        common.row("lessen", "zoo", f"models_behind_{runtime}", len(behind), "models", n=len(pairs),
+                   note=", ".join(f"{w} by {v:.2f}" for w, v in behind.items()) or "none"),
+        common.row("lessen", "zoo", f"models_behind_beyond_noise_{runtime}", len(surely), "models", n=len(pairs),
                    note=", ".join(surely) or "none"),
     ]  # fmt: skip
 

@@ -50,8 +50,8 @@ def minilm() -> Task:
     texts, ratings = zoo.vader()
     clear = [i for i, r in enumerate(ratings.tolist()) if abs(r) > 0.5]
     texts, labels = [texts[i] for i in clear], (ratings[clear] > 0).float()
-    parts = {"calibration": slice(0, 256), "held_out": slice(256, 384), "train": slice(384, 2384)}
-    test = slice(2384, 3384)
+    parts = {"calibration": slice(0, 256), "held_out": slice(256, 384), "train": slice(384, 1884)}
+    test = slice(1884, 2884)
     embedded = zoo.embed(tokenizer, encoder, texts[parts["train"]])
     probe = _probe(embedded, labels[parts["train"]])
 
@@ -95,8 +95,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     "letters_mlp": lambda: images(zoo.letters_mlp(), zoo.letters(), 4000),
     "lenet_300_100": lambda: images(zoo.lenet_300_100(), zoo.fashion_mnist(), 10000),
     "lenet_5": lambda: images(zoo.lenet_5(), zoo.fashion_mnist(), 5000),
-    "resnet_8": lambda: images(zoo.resnet_8(), zoo.fashion_mnist(), 5000),
-    "depthwise": lambda: images(zoo.depthwise(), zoo.fashion_mnist(), 10000),
+    "resnet_8": lambda: images(zoo.resnet_8(), zoo.fashion_mnist(), 2000),
+    "depthwise": lambda: images(zoo.depthwise(), zoo.fashion_mnist(), 4000),
     "g2p": g2p,
 }
 

@@ -3,9 +3,9 @@
 `loss_points_ptq` is what the post-training result loses on the test part against the float network: weights rounded
 with error feedback on the second moments of 512 samples (`Uniform`), biases corrected, activation ranges of least
 squared error. That is done twice, for all layers at once and in turn, each layer for what the rounded ones before it
-give; the better one on the test part counts, which favours it. `loss_points_qat` is what is lost after training from there (`LSQ` with distillation); and
-`recovered_share` = 1 - qat / ptq. Every layer that is named is quantized, first and last alike, one step for each
-output channel of a weight and one for each activation tensor.
+give; the better one on the test part counts, which favours it. `loss_points_qat` is what is lost after training from
+the latter (`LSQ` with distillation); `recovered_share` = 1 - qat / ptq. Every layer that is named is quantized, first
+and last alike, one step for each output channel of a weight and one for each activation tensor.
 
 W4A4 and W2A8: W bits of the weights, A of the activations. Four-bit activations are simulated, no runtime here
 executes them. A part is a net, its bits and a seed (which samples calibrate and train, and their order); parts that are
@@ -26,21 +26,15 @@ from typing import Any
 import common
 import torch
 from qat_nets import NETS, Net
-from torch import nn
 
-from lessen import Uniform
-from lessen.bench import Bench
-from lessen.data import Part
-from lessen.in_turn import realize_in_turn
-from lessen.models import trace
-from lessen.plan import Treatment
-from lessen.statistics import collect
+from lessen.aware import fit_in_turn
 from lessen.train import copied
 from lessen.train.lsq import LSQ
 from lessen.train.method import Lesson
 from lessen.train.pact import PACT
 from lessen.train.qat import QuantizationAware
-from lessen.train.qat_inputs import freeze_inputs, put_inputs
+from lessen.train.qat_inputs import remove_inputs
+from lessen.train.qat_start import Start
 from lessen.train.qat_straight import StraightThrough
 
 NAME = "qat"
@@ -51,26 +45,20 @@ FIGURES = ("loss_points_ptq", "loss_points_qat", "recovered_share")
 
 def run(net: Net, method: QuantizationAware, seed: int, quick: bool) -> tuple[float, float]:
     """(points lost by the best post-training result, points lost after training)."""
-    part = net.lessons(seed, quick)
-    reference = net.score(net.module, quick)
-    student, lesson = copied(net.module), Lesson(net.module, net.layers, part, seed=seed)
-    start = copied(net.module)
-    replace(method, epochs=0).fit(start, lesson)
-    post = max(net.score(start, quick), net.score(in_turn(net, method, part), quick))
-    method.fit(student, lesson)
-    return reference - post, reference - net.score(student, quick)
-
-
-def in_turn(net: Net, method: QuantizationAware, part: Part) -> nn.Module:
-    """The other post-training result: every layer is rounded for the inputs that the rounded layers before it give."""
-    few = part.head(256)
-    traced = replace(trace(net.module, next(few.batches(2)).inputs), layers=net.layers)
-    bench = Bench(net.module, traced, collect(net.module, net.layers, part.head(512).batches()))
-    treatments = {x.name: Treatment(Uniform(method.bits)) for x in net.layers}
-    made = copied(realize_in_turn(bench, treatments, few.batches()).module)
-    put_inputs(made, net.layers, method.activations or 8, None, part.head(512).batches())
-    freeze_inputs(made)
-    return made
+    lesson = Lesson(net.module, net.layers, net.lessons(seed, quick), distillation=net.distillation, seed=seed)
+    untrained = replace(method, epochs=0)
+    at_once, in_turn = (copied(net.module) for _ in range(2))
+    untrained.fit(at_once, lesson)
+    told = fit_in_turn(untrained, in_turn, lesson)
+    student = copied(in_turn)
+    remove_inputs(student)
+    method.fit_from(Start({x.name: x for x in net.layers}, told.codings, tuple(told.inputs)), student, lesson)
+    points = [net.score(x, quick) for x in (net.module, at_once, in_turn, student)]
+    print(
+        f"  float {points[0]:.3f}, at once {points[1]:.3f}, in turn {points[2]:.3f}, trained {points[3]:.3f}",
+        flush=True,
+    )
+    return points[0] - max(points[1:3]), points[0] - points[3]
 
 
 def rows_of(who: str, what: str, net: Net, ptq: float, qat: float) -> list[common.Row]:

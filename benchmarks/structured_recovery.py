@@ -40,9 +40,10 @@ from lessen.targets.ort import session_of
 
 NAME = "structured_recovery"
 GOAL = 2.0  # times as fast
+QUICK = ("depth 3, second_order/norms", "Magnitude")
 MARGIN = 1.02  # of the goal, while searching: another measurement must not fall below it
-SHORT = {"resnet": 100, "minilm": 60}  # steps, to choose a setting
-LONG = {"resnet": 1600, "minilm": 800}  # steps of the chosen one
+SHORT = {"resnet": 60, "minilm": 40}  # steps, to choose a setting
+LONG = {"resnet": 1400, "minilm": 600}  # steps of the chosen one
 PACKAGES = ("torch", "torch-pruning", "onnxruntime", "transformers")
 
 
@@ -106,6 +107,7 @@ class Race:
     scratch: Path
     short: int
     long: int
+    only: tuple[str, ...] = ()  # settings; none means all
     goal: float = GOAL
 
     def __post_init__(self) -> None:
@@ -117,8 +119,12 @@ class Race:
 
     @property
     def taught(self) -> Tensor:
+        """What the original says of the training samples; kept in the scratch folder."""
+        kept = self.scratch / "taught.pt"
+        if self._taught is None and not kept.is_file():
+            torch.save(teachings(self.task.network, self.task), kept)
         if self._taught is None:
-            self._taught = teachings(self.task.network, self.task)
+            self._taught = torch.load(kept)
         return self._taught
 
     def speed(self, network: nn.Module) -> float:
@@ -165,7 +171,9 @@ class Race:
         path = self.scratch / f"{who}.onnx"
         if not path.is_file():
             network = torch.load(best["network"], weights_only=False)
-            tune(network, self.task, self.taught, self.long, self.task.rate)
+            state = self.scratch / f"{who}.state.pt"
+            tune(network, self.task, self.taught, self.long, self.task.rate, state)
+            state.unlink(missing_ok=True)
             torch.save(network, self.scratch / f"{who}.tuned.pt")
             write(network, self.task, path)
         return path
@@ -173,7 +181,7 @@ class Race:
     def chosen(self, who: str) -> dict[str, Any] | None:
         """The setting that is best on the validation part among those that are fast enough."""
         makers = settings(self.task, self.name)[who]
-        tries = [self.tried(who, setting, make) for setting, make in makers.items()]
+        tries = [self.tried(who, s, make) for s, make in makers.items() if not self.only or s in self.only]
         able = [t for t in tries if t["score"] is not None and t["speed"] >= self.goal]
         return max(able, key=lambda t: t["score"]) if able else None
 
@@ -238,7 +246,7 @@ def write(network: nn.Module, task: Task, path: Path) -> None:
 
 def main() -> None:
     """Run, print, write."""
-    parser = common.parser(__doc__ or "", "the ResNet, four steps")
+    parser = common.parser(__doc__ or "", "the ResNet, one setting each, four steps")
     parser.add_argument("--tasks", default="resnet,minilm")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / NAME)
     parser.add_argument("--who", help="only prune and fine-tune for this tool; a later run goes on from there")
@@ -250,9 +258,10 @@ def main() -> None:
             scratch = Path(fresh) if options.quick else options.scratch / name
             scratch.mkdir(parents=True, exist_ok=True)
             steps = (2, 4) if options.quick else (SHORT[name], LONG[name])
-            race = Race(name, TASKS[name](scratch, options.quick), scratch, *steps)
+            only = QUICK if options.quick else ()
+            race = Race(name, TASKS[name](scratch, options.quick), scratch, *steps, only)
             if options.who:
-                race.file(options.who)
+                print("   file:", race.file(options.who), flush=True)
                 continue
             rows = race.rows()
         seconds = time.perf_counter() - started

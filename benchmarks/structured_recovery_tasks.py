@@ -97,7 +97,8 @@ def _taught(task: Task, path: Path, epochs: int) -> None:
     from structured_recovery_tune import tune
 
     if not path.is_file():
-        tune(task.network, task, None, epochs * (len(task.train[1]) // task.batch), 5e-5)
+        state = path.with_suffix(".state")
+        tune(task.network, task, None, epochs * (len(task.train[1]) // task.batch), 5e-5, state)
         torch.save({k: v.half() for k, v in task.network.state_dict().items() if "word_embeddings" not in k}, path)
     state = {k: v.float() if v.is_floating_point() else v for k, v in torch.load(path).items()}
     task.network.load_state_dict(state, strict=False)

@@ -27,7 +27,7 @@ from lessen.search.prepare import prepared
 from lessen.search.shallow import PREFIX, shallower
 from lessen.search.widths import costs_of
 
-SAMPLES = 512  # of the training part, for importance
+SAMPLES = 256  # of the training part, for importance
 
 
 class Shrinkable:
@@ -216,7 +216,7 @@ def _their_settings(task: Task, name: str) -> dict[str, Callable[[], Shrinkable]
 
 
 def solved(make: Shrinkable, speed: Callable[[nn.Module], float], goal: float) -> tuple[nn.Module, float]:
-    """The weakest pruning that is `goal` times as fast, (network, speed): strength in tenths, then a half step back.
+    """The weakest pruning that is `goal` times as fast, (network, speed): strength in tenths, then halved three times.
 
     Where no strength is fast enough, the fastest.
     """
@@ -229,9 +229,22 @@ def solved(make: Shrinkable, speed: Callable[[nn.Module], float], goal: float) -
         if best is None or tried[1] > best[1]:
             best = tried
         if tried[1] >= goal:
-            less = _timed(make, strength - 0.05, speed) if strength else tried
-            return less if less[1] >= goal else tried
+            return _weakest(make, strength, speed, tried, goal)
     assert best is not None
+    return best
+
+
+def _weakest(
+    make: Shrinkable, high: float, speed: Callable[[nn.Module], float], best: tuple[nn.Module, float], goal: float
+) -> tuple[nn.Module, float]:
+    low = max(0.0, high - 0.1)
+    for _ in range(3 if high > 0 else 0):
+        middle = (low + high) / 2
+        tried = _timed(make, middle, speed)
+        if tried[1] >= goal:
+            best, high = tried, middle
+        else:
+            low = middle
     return best
 
 

@@ -4,7 +4,7 @@ Everybody rounds the same linear layers of the same network to the same kind of 
 zero point of as many bits as the weights for each output channel or group of inputs; HQQ's zero points are float16),
 from the same calibration samples. `lessen` is `Uniform` carried out layer by layer (`realize_in_turn`), `lessen/alone`
 the same without looking at the layers before. GPTQ, AWQ and HQQ are re-derived from their papers
-(weight_only_published.py); the packages of GPTQModel and AutoAWQ need CUDA and are rows without a value.
+(weight_only_published.py); GPTQModel and AutoAWQ don't take these architectures and are rows without a value.
 
     python benchmarks/weight_only.py [--quick] [--tasks character_gpt,minilm,whisper_tiny] [--settings 4@32,4@128]
 
@@ -124,7 +124,10 @@ WAYS: dict[str, Callable[[Task, Setting], nn.Module]] = {
     "round to nearest": lambda t, s: without_data(t, lambda W: published.nearest(W, s.bits, s.group)),
 }
 QUICK_WAYS = ("lessen", "GPTQ act-order (published)")
-ABSENT = {"GPTQModel": "its kernels and its quantizer need CUDA; not installed", "AutoAWQ": "needs CUDA; not installed"}
+ABSENT = {
+    "GPTQModel 7.7.0": "builds without CUDA, but knows decoder language models only: no BERT, no Whisper",
+    "AutoAWQ 0.2.9": "knows decoder language models only: no BERT, no Whisper",
+}
 
 
 def rows_of(what: str, task: Task, base: Figures, s: Setting, ways: Sequence[str]) -> list[common.Row]:
@@ -180,6 +183,7 @@ def main() -> None:
     parser = common.parser(__doc__ or "", f"character_gpt at {QUICK}")
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--settings", default=SETTINGS, help=f"bits@group; by default {SETTINGS}")
+    parser.add_argument("--ways", default=",".join(WAYS), help="of the names in the rows; by default all")
     parser.add_argument("--again", action="store_true", help="also those that are in the results")
     options = parser.parse_args()
     chosen = [Setting.of(t) for t in (QUICK if options.quick else options.settings).split(",")]
@@ -194,7 +198,7 @@ def main() -> None:
             base = task.judge(task.model)
         for s in missing:
             started = time.perf_counter()
-            rows = rows_of(what, task, base, s, QUICK_WAYS if options.quick else tuple(WAYS))
+            rows = rows_of(what, task, base, s, QUICK_WAYS if options.quick else options.ways.split(","))
             rows += entropy_coded(what, task, s)
             seconds = time.perf_counter() - started
             if options.out:

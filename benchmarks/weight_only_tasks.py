@@ -63,12 +63,24 @@ def character_gpt() -> Task:
     rows = test[: len(test) // 129 * 129].view(-1, 129)[::8]
 
     def judge(model: nn.Module) -> Figures:
-        logits = torch.cat([model(tokens=r[:, :-1]) for r in rows.split(67)])
+        logits = run(model)
         lost = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none").mean(1)
-        return {"loss": (lost, "nats a character")}
+        return {"loss": (lost, "nats a character"), "kl": (_kl(before, logits).mean(1), "nats a character")}
 
+    def run(model: nn.Module) -> Tensor:
+        return torch.cat([model(tokens=r[:, :-1]) for r in rows.split(67)])
+
+    network = _Characters(zoo.character_gpt())
+    with torch.no_grad():
+        before = run(network)
     stack = tuple(f"gpt.blocks.{n}" for n in range(4))
-    return Task(_Characters(zoo.character_gpt()), batches[:4], batches[4:], (stack,), judge)
+    return Task(network, batches[:4], batches[4:], (stack,), judge)
+
+
+def _kl(before: Tensor, after: Tensor) -> Tensor:
+    """KL divergence of each token's distribution from the float network's, nats [n, t]."""
+    p, q = before.log_softmax(-1), after.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
 
 
 def minilm() -> Task:
@@ -111,16 +123,25 @@ def whisper(calibration: int = 8, test: int = 12) -> Task:
     made = [[_speech(tokenizer, extractor, p[k : k + 4]) for k in range(0, len(p), 4)] for p in parts]
     calibrated, held, judged = made
     references = [text for _, text in parts[2]]
+    before: list[Tensor] = []  # of the float network, which is judged first
 
     def judge(model: nn.Module) -> Figures:
-        lost, texts = [], []
-        for batch in judged:
+        lost, divergence, texts = [], [], []
+        for n, batch in enumerate(judged):
+            ids = batch["decoder_input_ids"]
             encoded = model.model.encoder(batch["input_features"])
-            logits = model(encoder_outputs=encoded, decoder_input_ids=batch["decoder_input_ids"]).logits
-            lost.append(_nats(logits, batch["decoder_input_ids"]))
+            logits = model(encoder_outputs=encoded, decoder_input_ids=ids).logits[:, 1:-1]
+            if len(before) <= n:
+                before.append(logits.half())
+            lost.append(_mean(F.cross_entropy(logits.transpose(1, 2), ids[:, 2:], reduction="none"), ids))
+            divergence.append(_mean(_kl(before[n].float(), logits), ids))
             texts += _greedy(model, tokenizer, encoded)
         errors = 100 * zoo.word_error_rate(references, texts)
-        return {"loss": (torch.cat(lost), "nats a token"), "loss_wer": (errors, "points of word error rate")}
+        return {
+            "loss": (torch.cat(lost), "nats a token"),
+            "kl": (torch.cat(divergence), "nats a token"),
+            "loss_wer": (errors, "points of word error rate"),
+        }
 
     stacks = tuple(tuple(f"model.{side}.layers.{n}" for n in range(4)) for side in ("encoder", "decoder"))
     return Task(model, calibrated, held, stacks, judge)
@@ -154,12 +175,11 @@ def _speech(tokenizer: Any, extractor: Any, windows: Sequence[tuple[np.ndarray, 
     return {"input_features": features, "decoder_input_ids": ids}
 
 
-def _nats(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean negative log likelihood of each row's text, up to and with its first end."""
-    nll = F.cross_entropy(logits[:, 1:-1].transpose(1, 2), ids[:, 2:], reduction="none")
+def _mean(values: Tensor, ids: Tensor) -> Tensor:
+    """Mean over each row's text, up to and with its first end."""
     inside = (ids[:, 2:] != END).int()
     inside = torch.cat([torch.ones_like(inside[:, :1]), inside[:, :-1]], 1).cumprod(1)
-    return (nll * inside).sum(1) / inside.sum(1)
+    return (values * inside).sum(1) / inside.sum(1)
 
 
 def _greedy(model: nn.Module, tokenizer: Any, encoded: Any, longest: int = 160) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,6 +243,57 @@ def test_an_interrupt_leaves_nothing(folder, tmp_path, sign):
     _, complaint = started.communicate(timeout=60)
     assert started.returncode == 2 and "stopped" in complaint and "Traceback" not in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["load: done", "costs: done", "export: done"])
+def test_ctrl_c_at_any_moment_leaves_what_was_there(folder, tmp_path, moment):
+    """The whole process group gets the signal, as from a terminal, and a second one while it cleans up."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.onnx").write_text("precious")
+    words = ["compress", "net.py:net", "--data", "data.npz", "--max-drop", "5%", "--using", "uniform", "--out",
+             str(tmp_path / "out")]  # fmt: skip
+    started = subprocess.Popen([*LESSEN, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)  # fmt: skip
+    end = time.monotonic() + 90
+    while time.monotonic() < end and started.poll() is None:
+        if any(moment in log.read_text() for log in tmp_path.glob(".out.*/run.log")):
+            break
+        time.sleep(0.02)
+    for _ in range(2):
+        os.killpg(started.pid, signal.SIGINT)
+        time.sleep(0.05)
+    said, complaint = started.communicate(timeout=60)
+    assert started.returncode == 2 and "stopped" in complaint, said
+    assert "Traceback" not in complaint and len(complaint.splitlines()) == 1
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "model.onnx"]
+    assert (tmp_path / "out" / "model.onnx").read_text() == "precious"
+
+
+@pytest.mark.parametrize("room", [100, 6000])
+def test_a_full_disk_damages_nothing(folder, done, tmp_path, room):
+    """No file may grow beyond `room` bytes."""
+    resource = pytest.importorskip("resource")
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    shutil.copytree(done[0], tmp_path / "out")
+    (tmp_path / "plain.onnx").write_text("precious")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for words in (
+        ["compress", "net.py:net", "--data", "data.npz", "--using", "uniform", "--out", str(tmp_path / "out")],
+        ["unpack", str(done[0] / "model.lessen"), "--out", str(tmp_path / "plain.onnx")],
+    ):
+        ended = process(folder, *words, preexec_fn=full)
+        assert ended.returncode == 2, ended.stderr
+        assert "mend: free" in ended.stderr and "Traceback" not in ended.stderr
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_help_tells_the_exit_codes(lessen):
+    code, said, _ = lessen("--help")
+    told = " ".join(said.split())
+    assert code == 0 and "Exit codes: 0 done" in told and "3 the budget can't be met" in told
 
 
 def test_a_reader_that_goes_away_changes_nothing(folder, done, tmp_path):

@@ -54,8 +54,8 @@ def row(who: str, what: str, value: float | None, figure: str = "loss_points", l
 def test_the_zoo_is_mean_worst_and_where_ours_is_behind(modules) -> None:
     summed_up = modules[1].summed_up
     rows = [row("lessen", "a", 0.1), row("lessen", "b", 0.4), row("peer", "a", 0.9), row("peer", "b", None)]
-    per_runtime = (("lessen", "a", 0.1, 0.05), ("peer", "a", 0, 0), ("lessen", "b", 0.4, -0.2), ("peer", "b", 0.3, 0))
-    rows += [row(who, what, v, "loss_points_openvino", low) for who, what, v, low in per_runtime]
+    over = (("a", 0.1, 0.05), ("b", 0.1, -0.2), ("c", -0.1, -0.2))
+    rows += [row("lessen", what, value, "loss_over_best_peer_openvino", low) for what, value, low in over]
     rows += [row("lessen", m, v, "latency_ratio_openvino") for m, v in (("a", 2.0), ("b", 0.5))]
     found = {(r["who"], r["figure"]): r for r in summed_up(rows)}
     assert found["lessen", "mean_loss_points"]["value"] == pytest.approx(0.25)

@@ -1,4 +1,4 @@
-"""A plan carried out again gives the bytes of the run that made it, whatever the plan holds; and so does a second run."""
+"""A plan carried out again gives the bytes of the run that made it, whatever it holds; and so does a second run."""
 
 from __future__ import annotations
 

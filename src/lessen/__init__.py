@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .models import Layer, Model, load
     from .models.batchnorm import reestimated
     from .models.equalize import equalized
+    from .models.groups import couple
     from .models.packed import load_into, unpack_file
     from .plan import Plan, Treatment
     from .prune import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         Wanda,
     )
     from .prune.channels import Channels
+    from .prune.depth import Depth
     from .quantize import (
         FixedPoint,
         IntegerNet,
@@ -79,10 +81,10 @@ _HOMES = {
     "application": "apply", "budget": "Budget", "compression": "Compression Result compress replay",
     "data": "load_data", "diagnosis": "Diagnosis diagnose", "factorize": "SVD", "inspection": "inspect",
     "integers": "write_integers", "models": "Layer Model load",
-    "models.batchnorm": "reestimated", "models.equalize": "equalized",
+    "models.batchnorm": "reestimated", "models.equalize": "equalized", "models.groups": "couple",
     "models.packed": "load_into unpack_file", "plan": "Plan Treatment",
     "prune": "Blocks ExactOBS Fisher LearnedMask Magnitude NM OptimalBrain Snip Taylor Threshold Wanda",
-    "prune.channels": "Channels", "share": "KMeans Quantile", "stack": "Stack",
+    "prune.channels": "Channels", "prune.depth": "Depth", "share": "KMeans Quantile", "stack": "Stack",
     "quantize": "FixedPoint IntegerNet LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits integer_net",
     "statistics": "Statistics", "statistics.datafree": "made_up", "targets": "OnnxRuntime OpenVINO Packed",
     "train": "Adaptive Distillation FineTune GMP GroupLasso IMP L0 L1 LSQ LearnedPruning Movement PACT RigL STR "
@@ -92,13 +94,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 __all__ = [
     "GMP", "IMP", "L0", "L1", "LSQ", "NM", "PACT", "STR", "SVD", "Adaptive", "Blocks", "Budget", "BudgetNotMet",
-    "Channels", "Compression", "Diagnosis", "Distillation", "ExactOBS", "FineTune", "Fisher", "FixedPoint",
+    "Channels", "Compression", "Depth", "Diagnosis", "Distillation", "ExactOBS", "FineTune", "Fisher", "FixedPoint",
     "GroupLasso", "IntegerNet", "KMeans", "Layer", "LearnedMask", "LearnedPruning", "LessenError", "LowFloat",
     "Magnitude", "Model", "Movement", "NormalFloat", "OnnxRuntime", "OpenVINO", "OptimalBrain", "Packed", "Plan",
     "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL", "Slimming", "Snip", "Stack", "Statistics", "StraightThrough",
-    "Taylor", "Threshold", "Treatment", "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "diagnose",
-    "equalized", "inspect", "integer_net", "load", "load_data", "load_into", "made_up", "reestimated", "replay",
-    "unpack_file", "write_integers",
+    "Taylor", "Threshold", "Treatment", "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "couple",
+    "diagnose", "equalized", "inspect", "integer_net", "load", "load_data", "load_into", "made_up", "reestimated",
+    "replay", "unpack_file", "write_integers",
 ]  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class Exporter:
     smoothed: Smoothed | None = None
     graph: ir.Model = field(init=False)
     _ranges: dict[str, Range] = field(default_factory=dict)
+    _between: tuple[dict[str, LowRank], dict[str, Range]] = field(default_factory=lambda: ({}, {}))
 
     def __post_init__(self) -> None:
         made = self.smoothed
@@ -76,28 +77,34 @@ class Exporter:
         """Ranges of every activation that could be quantized; measured at the first need, for all plans alike."""
         if not any(how == "int8" for how in coded.execution.values()):
             return {}
-        if not self._ranges:
-            split = {n: c for n, c in coded.codings.items() if isinstance(c, LowRank)}
-            self._ranges = dict(self.target.ranges(self.graph, self._everything(split), self._batches()))
+        self.calibrate()
         missing = set(self._needed(graph, coded)) - set(self._ranges)
-        if missing:
-            self._ranges |= self.target.ranges(self.graph, coded, self._batches())
-        return self._ranges
+        if not missing:
+            return self._ranges
+        factored = {n: c for n, c in coded.codings.items() if isinstance(c, LowRank)}
+        same = {n: id(c) for n, c in factored.items()} == {n: id(c) for n, c in self._between[0].items()}
+        if not same or not missing <= set(self._between[1]):  # what lies between two factors depends on the plan
+            self._between = (factored, dict(self.target.ranges(self.graph, coded, self._batches())))
+        return self._between[1] | self._ranges
 
     def disturbance(self) -> float:
         """What rounding every activation that can be rounded does to the outputs; inf where the target rounds none."""
         rules = getattr(self.target, "rules", None)
         if rules is None:
             return float("inf")
-        everything = self._everything({})
-        self._ranges = self._ranges or dict(self.target.ranges(self.graph, everything, self._batches()))
-        return disturbance(self.graph, everything, self._ranges, rules, self._batches())
+        self.calibrate()
+        return disturbance(self.graph, self._everything(), self._ranges, rules, self._batches())
 
-    def _everything(self, codings: Mapping[str, Coding]) -> Coded:
+    def calibrate(self) -> None:
+        """Measures the range of every activation of the network that could be quantized, once."""
+        if not self._ranges and getattr(self.target, "rules", None) is not None:
+            self._ranges = dict(self.target.ranges(self.graph, self._everything(), self._batches()))
+
+    def _everything(self) -> Coded:
         """Every layer on integers."""
         layers = self.bench.traced.layers
         fisher = {n: s.G for n, s in self.bench.statistics.items() if s.G is not None}
-        return Coded(layers, codings, dict.fromkeys((x.name for x in layers), "int8"), fisher)
+        return Coded(layers, {}, dict.fromkeys((x.name for x in layers), "int8"), fisher)
 
     def _batches(self) -> Iterator[tuple[Tensor, ...]]:
         return (b.inputs for b in self.calibration.batches())

@@ -18,6 +18,8 @@ import typer
 from .cli_diagnose import add_diagnose
 from .errors import BudgetNotMet, LessenError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 app = typer.Typer(
     name="lessen",
     help="Makes a trained network smaller and faster, and proves it on the file it writes.",
@@ -212,6 +214,9 @@ def _stoppable() -> Iterator[None]:
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except _Stopped:
+        before = dict.fromkeys(before, signal.SIG_IGN)  # to the end: no second one into the exit of the interpreter
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -233,7 +238,7 @@ def main() -> None:
     except MemoryError:
         _die("out of memory\n  mend: use fewer or smaller calibration samples, or a machine with more memory", 2)
     except OSError as error:
-        mend = "\n  mend: free some space, or give another --out" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        mend = "\n  mend: free some space, or give another --out" if error.errno in _FULL else ""
         _die(f"{error.filename or 'a file'}: {error.strerror or error}{mend}", 2)
     except Exception as error:
         if os.environ.get("LESSEN_DEBUG"):

@@ -61,7 +61,7 @@ class RunFolder:
         with _undisturbed():
             if not self.out.exists():
                 _let_read(self.work)
-                os.rename(self.work, self.out)  # all of it in one step
+                self.work.rename(self.out)  # all of it in one step
             for name in names if self.work.exists() else ():
                 os.replace(self.work / name, self.out / name)
         return {name: self.out / name for name in names}

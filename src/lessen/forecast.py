@@ -41,7 +41,9 @@ def fitting(layers: Sequence[Layer], techniques: dict[str, type]) -> dict[str, t
         small = _least(layer)
         key = (layer.kind, small.shape, layer.groups > 1, layer.shape[1] == small.shape[1])
         if key not in known:
-            known[key] = tuple(n for n, t in techniques.items() if any(_encoded(small, s) is not None for s in _three(t)))
+            known[key] = tuple(
+                n for n, t in techniques.items() if any(_encoded(small, s) is not None for s in _three(t))
+            )
         found[layer.name] = known[key]
     return found
 

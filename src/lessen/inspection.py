@@ -87,7 +87,7 @@ def _prices(place: Target, module: nn.Module, traced: Trace, inputs: tuple[Tenso
         return TargetPrices(place), ""
     table = LayerCosts(place)
     try:
-        table.prepare(float_onnx(module, inputs), traced.layers, inputs)
+        table.prepare(float_onnx(module, inputs, fixed=True), traced.layers, inputs)
     except LessenError as error:
         return TargetPrices(place), f"no times: {error.what}"
     return TargetPrices(place, table), ""

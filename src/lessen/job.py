@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .budget import Budget
 from .data import Data, Metric, load_data, metric_for, metric_from, split
+from .data.scores import single
 from .errors import LessenError
 from .models import Model, load
 from .statistics.losses import error_of_outputs, sampled_labels
@@ -44,10 +45,16 @@ class Job:
 
     @property
     def loss(self) -> Callable[[Any, Any], Tensor]:
-        """What the Fisher information is of: cross entropy for a classifier, relative output error otherwise."""
+        """What the Fisher information is of: cross entropy for a classifier, relative output error otherwise.
+
+        A single number for a sample has no classes to draw a label from: its cross entropy would be 0 whatever it is.
+        """
         labels = next(self.data.validation.batches(1)).labels
-        classes = labels is not None and not labels.is_floating_point()
-        return sampled_labels if classes and self.metric.name in ("accuracy", "top5", "f1") else error_of_outputs
+        if labels is None or labels.is_floating_point() or self.metric.name not in ("accuracy", "top5", "f1"):
+            return error_of_outputs
+        with torch.no_grad():
+            output = _first(self.model.module(*self.model.inputs))
+        return error_of_outputs if single(output) else sampled_labels
 
 
 def open_job(

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .aware import fit_in_turn
 from .data import Part, load_data, split
 from .errors import LessenError
 from .models import Model, fold_batchnorm, load, trace
 from .propose import chosen_layers
 from .train import Lesson, Trained, Training
+from .train.qat import QuantizationAware
 
 
 def trained(model: Any, method: Training, data: Any, where: str | tuple[str, ...] = ()) -> nn.Module:
@@ -47,7 +49,9 @@ def fitted(
     layers = tuple(layer for layer in traced.layers if not left_out[layer.name])
     teacher, student = copy.deepcopy(model.module).requires_grad_(False), copy.deepcopy(module)
     try:
-        told = method.fit(student, Lesson(teacher, layers, *parts, seed=seed, step=step))
+        lesson = Lesson(teacher, layers, *parts, seed=seed, step=step)
+        told: Trained = (fit_in_turn(method, student, lesson) if isinstance(method, QuantizationAware)
+                         else method.fit(student, lesson))  # fmt: skip
     except LessenError as error:
         places = dict.fromkeys((type(method).__name__, error.where))
         raise LessenError(error.what, where=", ".join(p for p in places if p), mend=error.mend) from error

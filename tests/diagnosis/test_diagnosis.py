@@ -14,9 +14,9 @@ from onnxruntime.quantization import QuantFormat, QuantType
 import small
 from diagnosis import broken
 from lessen import LessenError, OnnxRuntime, diagnose
-from lessen.diagnosis.mends import Equalize, InFloat, NewRange, PerChannel, Smooth
+from lessen.diagnosis.mends import Equalize, InFloat, MeanCorrection, NewRange, PerChannel, Smooth
 from lessen.diagnosis.normal import normal
-from lessen.diagnosis.reasons import OneStep, OutlierChannel, SaturatedRange, ShiftedBias
+from lessen.diagnosis.reasons import OneStep, OutlierChannel, SaturatedRange, ShiftedBias, ShiftedMean
 from lessen.diagnosis.repair import fix
 from lessen.targets.graph import run_onnx, serialized
 
@@ -140,6 +140,19 @@ def test_a_moved_bias_is_named(plain) -> None:
     found = plain.diagnose(path)
     assert isinstance(found.worst(1)[0].findings[0].reason, ShiftedBias)
     assert found.worst(1)[0].name == "11.weight"
+
+
+def test_shifted_means_are_corrected_in_the_bias(plain) -> None:
+    """Weights cut off at three quarters of their range: every channel's mean moves."""
+    model = ir.load(plain.static("cut", per_channel=True))
+    codes = next(v for v in model.graph.initializers.values() if v.name == "9.weight_quantized")
+    codes.const_value = ir.tensor(np.minimum(codes.const_value.numpy(), 50), name=codes.name)
+    path = plain.folder / "cut.onnx"
+    path.write_bytes(serialized(model))
+    found = plain.diagnose(path)
+    layer = next(x for x in found.layers if x.name == "9.weight")
+    assert any(isinstance(f.reason, ShiftedMean) for f in layer.findings)
+    assert _db(MeanCorrection((layer.unit,)).apply(found.state), layer.unit, found) > layer.alone_db + 2
 
 
 def test_weights_are_matched_by_order_when_names_are_gone(plain) -> None:

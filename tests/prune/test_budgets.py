@@ -50,7 +50,7 @@ def test_global_magnitude_is_one_threshold_for_all() -> None:
 
 
 def test_lamp_is_the_published_score() -> None:
-    """Lee et al. 2021, eq. 3, weight by weight: w^2 over the sum of the squares of all that are not smaller."""
+    """Lee et al. 2021, weight by weight: w^2 over the sum of the squares of all that are not smaller."""
     scores = {}
     for x in LAYERS:
         squares = x.matrix.flatten().double().square()

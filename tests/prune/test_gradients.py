@@ -6,12 +6,12 @@ import copy
 from collections.abc import Iterator
 
 import pytest
-import small
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lessen
+import small
 from lessen import Fisher, LessenError, Snip, Taylor
 from lessen.data.part import Batch
 from lessen.models import trace
@@ -28,6 +28,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return small.trained()
 
 
 def mlp() -> nn.Sequential:
@@ -62,7 +67,8 @@ def test_fisher_is_the_mean_square_of_single_samples_gradients() -> None:
     found = known(model, data)["2.weight"].gradients
     squares = []
     for i in range(24):
-        loss = sampled_labels(model(data[0].inputs[0][i : i + 1])).sum()
+        one = data[0].take(slice(i, i + 1))
+        loss = sampled_labels(model(*one.inputs), one).sum()
         squares.append(torch.autograd.grad(loss, model[2].weight)[0].square())
     assert torch.allclose(found.fisher, torch.stack(squares).mean(0), rtol=1e-4, atol=1e-8)
 
@@ -84,8 +90,8 @@ def test_the_lowest_scores_go_over_all_layers(technique: type) -> None:
 
 
 @pytest.mark.parametrize("technique", CRITERIA)
-def test_in_one_line_half_of_the_weights_go_and_the_network_still_works(technique: type) -> None:
-    network, (x, y) = small.trained(), small.data(400, seed=3)
+def test_in_one_line_half_of_the_weights_go_and_the_network_still_works(technique: type, network: nn.Module) -> None:
+    x, y = small.data(400, seed=3)
     pruned = lessen.apply(network, technique(0.5), (x, y))
     weights = [p for p in pruned.parameters() if p.ndim > 1]
     zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)

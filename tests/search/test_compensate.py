@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import small
+from lessen.errors import LessenError
 from lessen.job import open_job
 from lessen.models.groups import find_groups
 from lessen.prune.channels import CRITERIA, Channels
 from lessen.report import Progress
 from lessen.search import widths
 from lessen.search.compensate import compensate, readers, second_order
+from lessen.search.importance import importance_of
 from lessen.search.prepare import prepared
 
 
@@ -78,3 +80,72 @@ def test_compensation_beats_plain_removal(job, bench):
     with torch.no_grad():
         wanted = bench.module(x)
         assert (made.module(x) - wanted).square().mean() < (plain(x) - wanted).square().mean()
+
+
+class Normed(torch.nn.Sequential):
+    """Two hidden layers, a batch norm behind the first; unit 3 of it is silent."""
+
+    def __init__(self) -> None:
+        nn = torch.nn
+        super().__init__(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3))
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=draw) * 0.5)
+            self[1].bias.fill_(0.1)
+            self[1].weight[3], self[1].bias[3] = 0.01, -5.0
+
+
+def _importances(criterion):
+    net = Normed().eval()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    job = open_job(net, (x, net(x).argmax(1)), "2%", "packed", "channels")
+    bench = prepared(job, Progress())
+    groups = find_groups(bench.module, job.model.inputs).groups
+    return importance_of(job, bench, groups, criterion), groups
+
+
+@pytest.mark.parametrize("criterion", ["apoz", "mean_activation", "batchnorm_scale", "wanda", "fisher", "taylor"])
+def test_a_silent_unit_matters_least(criterion):
+    found, groups = _importances(criterion)
+    scores = found[groups[0].name]
+    assert scores.shape == (8,) and int(scores.argmin()) == 3
+    if criterion == "batchnorm_scale":  # the other group passes none
+        assert set(found) == {groups[0].name}
+    if criterion == "apoz":
+        assert scores[3] == 0 and bool((found[groups[1].name] > 0.99).all())
+
+
+def test_zeros_are_not_counted_where_there_are_none():
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.GELU(), torch.nn.Linear(8, 3)).eval()
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    job = open_job(net, (x, net(x).argmax(1)), "2%", "packed", "channels")
+    bench = prepared(job, Progress())
+    groups = find_groups(bench.module, job.model.inputs).groups
+    with pytest.raises(LessenError, match="ever zero") as error:
+        importance_of(job, bench, groups, "apoz")
+    assert error.value.where == "2.weight" and "mean_activation" in error.value.mend
+
+
+class Transformer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.TransformerEncoderLayer(16, 4, 24, 0.0, batch_first=True)
+        self.head = torch.nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x).mean(1))
+
+
+@pytest.mark.parametrize("criterion", [c for c in CRITERIA if c != "batchnorm_scale"])
+def test_heads_and_neurons_are_ranked_by_every_criterion_that_knows_them(criterion):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Transformer().eval()
+    x = torch.randn(64, 5, 16, generator=torch.Generator().manual_seed(1))
+    job = open_job(net, (x, net(x).argmax(1)), "2%", "packed", "channels")
+    bench = prepared(job, Progress())
+    groups = {g.name: g for g in find_groups(bench.module, job.model.inputs).groups}
+    found = importance_of(job, bench, tuple(groups.values()), criterion)
+    assert {groups[n].size for n in found} >= {24}
+    assert all(found[n].shape == (groups[n].size,) and not found[n].isnan().any() for n in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -44,6 +45,17 @@ def test_pivots_are_the_conditional_variances() -> None:
     for g in range(2):
         assert torch.allclose(pivots[g, 0], 1 / torch.linalg.inv(H[g].double())[0, 0], rtol=1e-3)
         assert torch.allclose(pivots[g, -1], H[g, -1, -1].double(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("groups", "columns"), [(2, 7), (1, 384), (1, 900)])
+def test_a_factor_in_panels_multiplies_out_to_h_in_any_order(groups: int, columns: int) -> None:
+    H = moment(groups, columns)
+    order = torch.randperm(columns, generator=torch.Generator().manual_seed(4))
+    factor = factorize(H, order=order)
+    transposed = (factor.feedback * factor.pivots.sqrt()[:, :, None]).double()
+    assert torch.equal(transposed, transposed.tril())
+    wanted = H[:, order][:, :, order].double()
+    assert float((transposed.mT @ transposed - wanted).abs().max() / wanted.abs().max()) < 1e-5
 
 
 def test_a_descent_never_grows_the_error_and_keeps_track_of_it() -> None:

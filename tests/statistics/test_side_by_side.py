@@ -129,3 +129,26 @@ def test_an_error_inside_the_network_comes_out_and_no_thread_stays_behind() -> N
         side_by_side(net, twin, layers_of(net), [tokens(), tokens() + 7], lambda layer, d: None)
     assert threading.active_count() == before
     assert side_by_side(net, twin, layers_of(net), [], refuse) == ()
+
+
+class InPlace(nn.Module):
+    """Two layers that read the same memory with something else in it, two that really read the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(6, 6, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1.0
+        first = self.a(x)
+        x.relu_()
+        return first + self.b(x) + self.c(x)
+
+
+def test_memory_that_was_written_over_is_looked_at_again() -> None:
+    net, twin = twins(InPlace)
+    x, drifts = draw(32, 6), {}
+    side_by_side(net, twin, layers_of(net), [x], lambda layer, d: drifts.update({layer.name: d}))
+    for name, read in (("a", x), ("b", x.relu()), ("c", x.relu())):
+        assert torch.allclose(drifts[f"{name}.weight"].Z[0], read.T @ read / 32, atol=1e-6)
+    assert drifts["b.weight"] is drifts["c.weight"]

@@ -53,6 +53,11 @@ def test_mse_is_the_best_of_all_rules_on_what_it_saw() -> None:
     assert all(decibels(x, h.range(r)) <= best + 0.05 for r in ("minmax", "average", "percentile", "entropy"))
 
 
+def test_an_unknown_rule_names_the_known_ones() -> None:
+    with pytest.raises(LessenError, match=r"(?s)rule='max'.*mse.*entropy, or None"):
+        seen(heavy_tailed()).range("max")
+
+
 def test_noise_is_what_rounding_does() -> None:
     x = heavy_tailed()
     r = Range(-6.0, 6.0)
@@ -233,3 +238,51 @@ def test_what_is_stored_but_not_executed_is_said() -> None:
     (text,) = stored_only(OpenVINO(), (LAYER,), few)
     assert text.startswith("openvino runs weights at 8 bits; 3 are stored, not executed: fc.weight")
     assert stored_only(OpenVINO(), (LAYER,), {LAYER.name: grid(LAYER)}) == []
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_mean_over_positions_is_pooled_in_integers(keep, tmp_path) -> None:
+    """Conv -> Relu -> mean -> linear: no float between the two products, and no rounding more than before."""
+    conv, fc = gaussian(8, 3, 3, 3).numpy() / 5, gaussian(8, 4).numpy()
+    init = {"conv.weight": conv, "fc.weight": fc, "axes": np.array([2, 3]), "shape": np.array([-1, 8])}
+    nodes = [helper.make_node("Conv", ["x", "conv.weight"], ["c"], pads=[1, 1, 1, 1]),
+             helper.make_node("Relu", ["c"], ["r"]),
+             helper.make_node("ReduceMean", ["r", "axes"], ["m"], keepdims=keep),
+             helper.make_node("Reshape", ["m", "shape"], ["v"]),
+             helper.make_node("MatMul", ["v", "fc.weight"], ["y"])]  # fmt: skip
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+                             [value("y", TensorProto.FLOAT, ["n", 4])],
+                             [numpy_helper.from_array(a, k) for k, a in init.items()])  # fmt: skip
+    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
+    proto.ir_version = 9
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    layers = (Layer("conv.weight", "conv", torch.from_numpy(conv)),
+              Layer("fc.weight", "linear", torch.from_numpy(fc.T.copy())))  # fmt: skip
+    plan, target, x = Coded(layers, {n.name: grid(n) for n in layers}), OnnxRuntime(), gaussian(40, 3, 8, 8)
+    path = target.export(model, tmp_path / "m.onnx", plan, target.ranges(model, plan, [(x,)]))
+    assert "ReduceMean" not in {n.op_type for n in ir.load(path).graph}
+    assert len(target.verify(path).integer) == 2
+    wanted = torch.relu(torch.conv2d(x, torch.from_numpy(conv), padding=1)).mean((2, 3)) @ torch.from_numpy(fc)
+    assert sqnr(wanted, target.session(path)((x,))[0]) > 30
+
+
+def test_layers_that_read_the_same_round_it_once(tmp_path) -> None:
+    """Query, key and value: one DynamicQuantizeLinear, three integer products."""
+    weights = {f"{n}.weight": gaussian(16, 8, seed=i).numpy() for i, n in enumerate("qkv")}
+    nodes = [helper.make_node("MatMul", ["x", n], [n[0]]) for n in weights]
+    nodes += [helper.make_node("Add", ["q", "k"], ["s"]), helper.make_node("Mul", ["s", "v"], ["y"])]
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, ["n", 16])],
+                             [value("y", TensorProto.FLOAT, ["n", 8])],
+                             [numpy_helper.from_array(w, n) for n, w in weights.items()])  # fmt: skip
+    model = ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+    layers = tuple(Layer(n, "linear", torch.from_numpy(w.T.copy())) for n, w in weights.items())
+    plan, target, x = Coded(layers, {n.name: grid(n) for n in layers}), OnnxRuntime(), bursts()
+    path = target.export(
+        model, tmp_path / "m.onnx", plan, target.ranges(model, plan, [(x[i : i + 1],) for i in range(64)])
+    )
+    assert [n.op_type for n in ir.load(path).graph].count("DynamicQuantizeLinear") == 1
+    assert len(target.verify(path).integer) == 3 and not target.verify(path).floating
+    q, k, v = (x[:1] @ torch.from_numpy(w) for w in weights.values())
+    assert sqnr((q + k) * v, target.session(path)((x[:1],))[0]) > 28

@@ -9,8 +9,10 @@ import torch
 
 import lessen
 import small
-from lessen import GMP, Budget, Compression, LessenError, Plan, RigL, Slimming, Uniform
-from lessen.report import phrases
+from lessen import GMP, Budget, Channels, Compression, LessenError, Plan, RigL, Slimming, Uniform
+from lessen.forecast import zeros_note
+from lessen.report import Progress, phrases
+from lessen.search import variants
 from lessen.train import AsTrained
 
 TRAIN = small.data(600, seed=5)
@@ -29,14 +31,15 @@ def sparse_run(net, tmp_path_factory):
     return job.run(out), out
 
 
-def test_the_variant_wins_and_its_zeros_are_stored_small(sparse_run, net, tmp_path) -> None:
+def test_the_variant_wins_and_its_zeros_are_stored_small(sparse_run) -> None:
     result, _ = sparse_run
     assert result.plan.trained == METHOD
     assert result.report.budget.met
     rows = {r.name: r for r in result.report.layers}
     assert sum(r.sparsity * r.parameters for r in rows.values()) / sum(r.parameters for r in rows.values()) > 0.79
-    dense = Compression(net, small.data(), Budget(max_drop=5.0), (Uniform(8),), "packed").run(tmp_path / "dense")
-    assert result.files["model.lessen"].stat().st_size < 0.6 * dense.files["model.lessen"].stat().st_size
+    assert result.files["model.lessen"].stat().st_size < 0.6 * sum(
+        r.parameters for r in rows.values()
+    )  # bytes at 8 bits
     weights = lessen.load(result.files["model.lessen"]).module.state_dict().values()
     assert sum(int((w == 0).sum()) for w in weights) > 0.78 * 14144
 
@@ -62,14 +65,25 @@ def test_the_report_says_that_zeros_bring_no_time(sparse_run) -> None:
     assert "not the network faster" in sparse_run[1].joinpath("report.html").read_text("utf-8")
 
 
-@pytest.mark.slow
-def test_what_training_silenced_is_taken_out(net, tmp_path) -> None:
+def test_what_training_silenced_is_what_is_taken_out(net) -> None:
     method = Slimming(0.5, epochs=2)
-    job = Compression(net, small.data(), Budget(max_drop=5.0), (method, Uniform(8)), "onnxruntime", train=TRAIN)
-    result = job.run(tmp_path / "out")
-    assert result.plan.trained == method
-    assert len(result.plan.channels.get("0", ())) >= 4
-    assert result.report.ratios.macs > 1.3
+    job = Compression(net, small.data(), "5%", (method,), "packed", train=TRAIN).open()
+    bench = variants.variant(job, method, Progress())
+    assert variants.structured(bench)
+    silent = {i for i, row in enumerate(bench.layers["0.weight"].matrix) if not bool(row.any())}
+    assert len(silent) == 8
+    cut = variants.narrower(job, bench, Channels(0.2), Progress())
+    assert cut is not None and cut.trained == method
+    assert cut.channels["0"] and set(cut.channels["0"]) <= silent
+
+
+def test_where_zeros_bring_nothing_they_win_the_tie_and_the_packed_file(net, tmp_path) -> None:
+    using = (GMP(0.8, epochs=2, lr=3e-3), Uniform(8))
+    result = Compression(net, small.data(), Budget(max_drop=5.0), using, "onnxruntime", train=TRAIN).run(
+        tmp_path / "out"
+    )
+    assert result.plan.trained == using[0]
+    assert result.report.ratios.packed_size > 2 * result.report.ratios.size
 
 
 def test_alone_the_layers_are_held_as_training_left_them(net, tmp_path) -> None:
@@ -77,6 +91,11 @@ def test_alone_the_layers_are_held_as_training_left_them(net, tmp_path) -> None:
     result = job.run(tmp_path / "out")
     assert {type(t.technique) for t in result.plan.layers.values()} == {AsTrained}
     assert result.report.ratios.packed_size > 3
+
+
+def test_the_forecast_says_so_beforehand() -> None:
+    assert "onnxruntime computes with them as with any others" in zeros_note("onnxruntime")
+    assert "2:4 needs a GPU" in zeros_note("openvino")
 
 
 def test_what_cannot_be_trained_is_a_risk_in_the_report(net, tmp_path) -> None:

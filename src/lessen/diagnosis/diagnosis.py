@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 32  # of the calibration part, for the noise of each layer
 SWITCHED = 8  # of these, for switching layers one by one
+LARGE = 4096  # values of one sample above which a quarter of them will do: a picture has many positions
 BROKEN = 20.0  # decibels: a layer whose noise is more than a hundredth of its signal
 NOISY = 36.0  # decibels below which a layer's own noise asks for a reason; eight even bits give about 40
 TESTED = 5  # layers whose mends are tried out
@@ -168,14 +169,14 @@ def examined(pair: Pair, progress: Progress) -> Diagnosis:
     """`diagnose` for what is open already."""
     part = pair.job.data.calibration
     state = State.of(pair, inputs_of(part))
-    few = inputs_of(part.head(SAMPLES))
+    few = inputs_of(some(part, SAMPLES))
     with progress.stage("score"):
         judge = judge_of(pair)
         score, drop = judge.drop(pair.runnable, pair.job.data.validation)
     with progress.stage("layers"):
         noise = measured(state.graph, state.units, state.exact, few)
     with progress.stage("blame"):
-        board = Switchboard(state.graph, state.units, state.exact, inputs_of(part.head(SWITCHED)))
+        board = Switchboard(state.graph, state.units, state.exact, inputs_of(some(part, SWITCHED)))
         shares = blamed(board, noise)
     with progress.stage("mends"):
         layers = layers_of(pair, state, noise, shares, few)
@@ -184,6 +185,12 @@ def examined(pair: Pair, progress: Progress) -> Diagnosis:
         pair, state, layers, causes_of(layers, board), judge.original(pair.job.data.validation), score, drop,
         whole_db, exact_db, runs_db, sum(len(b[0]) for b in few), _notes(pair, exact_db, whole_db, runs_db), noise,
     )  # fmt: skip
+
+
+def some(part: Part, count: int) -> Part:
+    """The first samples of a part; fewer where they are large."""
+    first = next(part.batches(1)).inputs
+    return part.head(count // 4 if sum(x.numel() for x in first) > LARGE else count)
 
 
 def judge_of(pair: Pair) -> Judge:

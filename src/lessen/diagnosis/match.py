@@ -13,6 +13,7 @@ from ..targets.graph import Array, array_of
 from .units import BIAS, WEIGHTS, Unit, Weight
 
 ALIKE = 0.3  # least correlation of two forms of one weight; that of strangers is near 0
+SAME = 0.02  # relative difference below which no rescaling is looked for
 GAINED = 0.3  # what is left of the difference after rescaling channels, below which the rescaling is believed
 
 
@@ -138,6 +139,8 @@ def output_axis(node: ir.Node, index: int, rank: int) -> int:
 def _gains(held: Array, wanted: Array) -> tuple[float, Array, Array]:
     """(correlation, row gains, column gains) with held ~ row * wanted * column, by alternating least squares."""
     shape = (held.shape[0], -1) if held.ndim < 3 or held.shape[0] > 1 else (-1, held.shape[-1])
+    if held.shape == wanted.shape and _left(held, wanted) < SAME:
+        return 1.0, np.ones((held.reshape(shape).shape[0], 1)), np.ones((1, 1))
     a, b = held.reshape(shape).astype(np.float64), wanted.reshape(shape).astype(np.float64)
     rows, columns = np.ones((len(a), 1)), np.ones((1, a.shape[1]))
     plain = _left(a, b)

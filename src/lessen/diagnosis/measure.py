@@ -73,6 +73,7 @@ class Noise:
         arrives: noise with the whole file rounded.
         alone: noise with only this unit rounded.
         weights: noise with only its weights (and bias) rounded.
+        moved, weights_moved: sums of the errors behind `alone` and `weights`, with their sign.
         count: values in each channel.
         reads: its rounded inputs.
     """
@@ -82,6 +83,8 @@ class Noise:
     arrives: Array = field(default_factory=lambda: np.zeros(1))
     alone: Array = field(default_factory=lambda: np.zeros(1))
     weights: Array = field(default_factory=lambda: np.zeros(1))
+    moved: Array = field(default_factory=lambda: np.zeros(1))
+    weights_moved: Array = field(default_factory=lambda: np.zeros(1))
     reads: dict[int, Seen] = field(default_factory=dict)
 
     def ratio(self, noise: Array) -> float:
@@ -153,10 +156,14 @@ def _alone(
 
 def _squared(x: Array, unit: Unit) -> Array:
     """Sum of squares of each channel of a unit's output."""
+    return _summed(x * x, unit)
+
+
+def _summed(x: Array, unit: Unit) -> Array:
     if x.ndim < 2:
-        return np.array([float((x * x).sum())])
+        return np.array([float(x.sum())])
     axis = 1 if unit.kind.startswith("Conv") or (x.ndim == 4 and unit.kind not in ("MatMul", "Softmax")) else x.ndim - 1
-    return (x * x).sum(tuple(i for i in range(x.ndim) if i != axis))
+    return x.sum(tuple(i for i in range(x.ndim) if i != axis))
 
 
 def _add(noise: Noise, unit: Unit, seen: dict[str, Array], names: tuple[str, str]) -> None:
@@ -164,8 +171,12 @@ def _add(noise: Noise, unit: Unit, seen: dict[str, Array], names: tuple[str, str
     signal = _squared(exact, unit)
     noise.count += exact.size // max(signal.size, 1)
     noise.signal = noise.signal + signal
-    noise.alone = noise.alone + _squared(exact - seen[names[0]], unit)
-    noise.weights = noise.weights + _squared(exact - seen[names[1]], unit)
+    own, weights = seen[names[0]] - exact, seen[names[1]] - exact
+    noise.alone, noise.moved = noise.alone + _squared(own, unit), noise.moved + _summed(own, unit)
+    noise.weights, noise.weights_moved = (
+        noise.weights + _squared(weights, unit),
+        noise.weights_moved + _summed(weights, unit),
+    )
     for index, quantizer in unit.reads.items():
         noise.reads[index].add(seen[quantizer.tensor], quantizer, channel_axis(unit, index))
 

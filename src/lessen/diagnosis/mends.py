@@ -15,6 +15,7 @@ from ..models.equalize import balance
 from ..targets.graph import Array
 from ..targets.ranges import Rule
 from .edit import insert_scaling, nodes_of, write_biases, write_range, write_weight
+from .measure import measured
 from .normal import normal, with_outputs_named
 from .restore import restored
 from .state import State
@@ -55,6 +56,14 @@ class PerChannel:
         return "8-bit weights with a step for each channel"
 
 
+@dataclass(frozen=True)
+class EightBits(PerChannel):
+    """The same for weights of fewer bits, or held in another form: it costs bytes."""
+
+    def __str__(self) -> str:
+        return "8 bits for its weights"
+
+
 KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose runtimes have integer kernels with a step per channel
 
 
@@ -71,6 +80,25 @@ class OriginalBias:
 
     def __str__(self) -> str:
         return "the original's bias"
+
+
+@dataclass(frozen=True)
+class MeanCorrection:
+    """Biases moved by the mean error (Nagel et al. 2019, sec. 4.2): what re-estimating batch norms is, once folded."""
+
+    units: tuple[str, ...]
+
+    def apply(self, state: State) -> State:
+        file = state.copy()
+        biases = {u.name: u.bias for u in state.units if u.name in self.units and u.bias is not None}
+        chosen = [u for u in state.units if u.name in biases]
+        noise = measured(state.graph, chosen, state.exact, state.batches)
+        moved = {name: bias - noise[name].moved / max(noise[name].count, 1) for name, bias in biases.items()}
+        write_biases(file.graph, moved, only=self.units)
+        return state.edited(file)
+
+    def __str__(self) -> str:
+        return "means corrected in the bias"
 
 
 @dataclass(frozen=True)
@@ -267,4 +295,4 @@ class InFloat:
         return state.edited(restored(with_outputs_named(file), chosen, state.exact))
 
     def __str__(self) -> str:
-        return "float for this layer" if len(self.units) == 1 else f"float for {len(self.units)} layers"
+        return "float for this layer"

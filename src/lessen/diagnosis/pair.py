@@ -168,17 +168,12 @@ Parts = tuple[ir.Model, ir.Model, tuple[Unit, ...], tuple[Match, ...]]
 
 def _matched(graph: ir.Model, raw: ir.Model) -> Parts:
     file = normal(raw, stays=True)
-    matches = analysed(graph, file)[2]
-    file = unswallowed(file, graph, matches)
-    return file, *analysed(graph, file)
-
-
-def analysed(graph: ir.Model, file: ir.Model) -> tuple[ir.Model, tuple[Unit, ...], tuple[Match, ...]]:
-    """The form that can be put back to float, its units, and their weights in the original."""
     quantized = with_outputs_named(normal(file))
-    units = units_of(quantized)
     nodes: Mapping[str, ir.Node] = {str(n.name): n for n in quantized.graph}
-    return quantized, units, matched(units, originals_of(graph), dict(nodes))
+    matches = matched(units_of(quantized), originals_of(graph), dict(nodes))
+    file = unswallowed(file, graph, matches)
+    quantized = with_outputs_named(normal(file))
+    return file, quantized, units_of(quantized), matches
 
 
 def _changed(unit: Unit, matches: tuple[Match, ...]) -> bool:

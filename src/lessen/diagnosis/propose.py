@@ -5,8 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from .measure import Noise
-from .mends import KINDS, Equalize, InFloat, Mend, NewRange, OriginalBias, PerChannel, Smooth, seams, smoothable
-from .reasons import DeadChannel, FewBits, Finding, OneStep, OutlierChannel, SaturatedRange, ShiftedBias, WideRange
+from .mends import (
+    KINDS,
+    EightBits,
+    Equalize,
+    InFloat,
+    MeanCorrection,
+    Mend,
+    NewRange,
+    OriginalBias,
+    PerChannel,
+    Smooth,
+    seams,
+    smoothable,
+)
+from .reasons import (
+    DeadChannel,
+    FewBits,
+    Finding,
+    OneStep,
+    OutlierChannel,
+    SaturatedRange,
+    ShiftedBias,
+    ShiftedMean,
+    WideRange,
+)
 from .state import State
 from .units import Unit
 
@@ -24,7 +47,8 @@ def mends_of(unit: Unit, noise: Noise, found: Sequence[Finding], state: State) -
     return [*sorted(made, key=lambda m: ORDER.index(type(m))), InFloat((unit.name,))]
 
 
-ORDER: tuple[type, ...] = (OriginalBias, PerChannel, NewRange, Equalize, Smooth, InFloat)
+ORDER: tuple[type, ...] = (OriginalBias, PerChannel, NewRange, Equalize, Smooth, MeanCorrection, EightBits, InFloat)
+DEAR = (EightBits, InFloat)  # cost bytes or time: one layer after the other, the one that pays most first
 
 
 def _mend(unit: Unit, noise: Noise, finding: Finding, state: State) -> Mend | None:
@@ -32,11 +56,14 @@ def _mend(unit: Unit, noise: Noise, finding: Finding, state: State) -> Mend | No
     match reason:
         case ShiftedBias():
             return OriginalBias(name)
+        case ShiftedMean():
+            return MeanCorrection(name)
         case OneStep() | DeadChannel() if unit.kind in KINDS:
             return PerChannel(name)
         case FewBits() if finding.weight and unit.kind in KINDS:
-            coarse = any(w.scales == 1 or w.bits < 8 for w in unit.weights) or reason.bits < FULL
-            return PerChannel(name) if coarse else None
+            if any(w.bits < 8 for w in unit.weights):
+                return EightBits(name)
+            return PerChannel(name) if any(w.scales == 1 for w in unit.weights) or reason.bits < FULL else None
         case SaturatedRange() | WideRange():
             return NewRange(name)
         case OutlierChannel() if any(second.name == unit.name for _, second, _ in seams(state)):
@@ -51,6 +78,12 @@ def _peak(noise: Noise, at: int) -> tuple[float, ...]:
     return () if peak is None else tuple(float(p) for p in peak)
 
 
+def dear(unit: Unit) -> Mend:
+    """What is left for a layer when nothing cheap helps: 8 bits where it has fewer, else float."""
+    few = unit.kind in KINDS and any(w.bits < 8 for w in unit.weights)
+    return EightBits((unit.name,)) if few else InFloat((unit.name,))
+
+
 def together(mends: Iterable[Mend]) -> list[Mend]:
     """Mends of one kind as one mend of all their units; those that cost speed stay apart. Cheapest first."""
     kinds: dict[type, list[Mend]] = {}
@@ -58,7 +91,7 @@ def together(mends: Iterable[Mend]) -> list[Mend]:
         kinds.setdefault(type(mend), []).append(mend)
     made: list[Mend] = []
     for kind in ORDER:
-        if kind in kinds and kind is not InFloat:
+        if kind in kinds and kind not in DEAR:
             made.append(_joined(kinds[kind]))
     return made
 

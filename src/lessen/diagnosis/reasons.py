@@ -70,6 +70,17 @@ class ShiftedBias:
 
 
 @dataclass(frozen=True)
+class ShiftedMean:
+    """Rounding moved the means of the channels."""
+
+    words: ClassVar[str] = "shifted means"
+    share: float
+
+    def __str__(self) -> str:
+        return f"shifted means: {_percent(self.share)} of its noise is a constant for each channel"
+
+
+@dataclass(frozen=True)
 class OutlierChannel:
     """A channel of the input needs the whole range and leaves few levels to the others."""
 
@@ -131,7 +142,8 @@ class HugeConstant:
         return f"one huge value ({_short(self.value)}, a mask?) takes the whole range of its input"
 
 
-Reason = OneStep | DeadChannel | FewBits | ShiftedBias | OutlierChannel | SaturatedRange | WideRange | HugeConstant
+Reason = (OneStep | DeadChannel | FewBits | ShiftedBias | ShiftedMean | OutlierChannel | SaturatedRange | WideRange
+          | HugeConstant)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,10 +168,14 @@ def findings(unit: Unit, noise: Noise, state: State) -> list[Finding]:
     total, rounded = max(noise.ratio(noise.alone), 1e-30), noise.ratio(noise.weights)
     found, shifted, bias = [], 0.0, state.biases.get(unit.name)
     if bias is not None and unit.bias is not None and unit.bias.shape == noise.signal.shape:
-        gap = np.abs(unit.bias.astype(np.float64) - bias)
-        shifted = noise.ratio(gap**2 * noise.count)
-        if shifted > 0.5 * rounded:
-            found.append(Finding(ShiftedBias(float(gap.max())), -1, True, min(shifted / total, 1.0)))
+        gap = bias.astype(np.float64) - unit.bias
+        right = noise.ratio(noise.weights + 2 * gap * noise.weights_moved + noise.count * gap**2)
+        if right < 0.5 * rounded:
+            shifted = rounded - right
+            found.append(Finding(ShiftedBias(float(np.abs(gap).max())), -1, True, min(shifted / total, 1.0)))
+        centred = noise.ratio(noise.alone - noise.moved**2 / max(noise.count, 1))
+        if centred < 0.5 * total and not shifted:
+            found.append(Finding(ShiftedMean(1 - centred / total), -1, True, 1 - centred / total))
     for weight in unit.weights:
         place = (unit.name, weight.index)
         if place in state.weights and rounded > 0:

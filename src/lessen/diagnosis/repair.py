@@ -18,10 +18,10 @@ from ..targets.graph import serialized
 from ..targets.onnx_file import write_whole
 from ..verify import Judge
 from .blame import Switchboard
-from .diagnosis import SAMPLES, SWITCHED, Diagnosis, inputs_of, judge_of, output_db
+from .diagnosis import SAMPLES, SWITCHED, Diagnosis, inputs_of, judge_of, output_db, some
 from .measure import measured
-from .mends import InFloat, Mend
-from .propose import mends_of, together
+from .mends import Mend
+from .propose import dear, mends_of, together
 from .reasons import findings
 from .state import State
 from .units import Unit
@@ -101,7 +101,7 @@ class _Work:
         self.diagnosis, self.path, self.promise, self.progress = diagnosis, path, promise, progress
         self.judge: Judge = judge_of(diagnosis.pair)
         self.data = diagnosis.pair.job.data
-        self.few = inputs_of(self.data.calibration.head(SAMPLES))
+        self.few = inputs_of(some(self.data.calibration, SAMPLES))
         self.state, self.steps = diagnosis.state, list[Step]()
         self.drop, self.db = diagnosis.drop.value, diagnosis.whole_db
         self.aim = promise  # on the validation part; stricter once the test part disagreed
@@ -131,7 +131,7 @@ class _Work:
         yield from self._cheap()
         if any(s.kept for s in self.steps):
             yield from self._cheap()
-        yield from self._floats()
+        yield from self._dear()
 
     def _cheap(self) -> Iterator[Mend]:
         tried = [s.mend for s in self.steps]
@@ -140,21 +140,21 @@ class _Work:
         for unit in self.state.units:
             if noise[unit.name].alone_db < QUIET:
                 reasons = findings(unit, noise[unit.name], self.state)
-                found += mends_of(unit, noise[unit.name], reasons, self.state)[:-1]
+                found += mends_of(unit, noise[unit.name], reasons, self.state)
         yield from (m for m in together(found) if m not in tried)
 
-    def _floats(self) -> Iterator[Mend]:
+    def _dear(self) -> Iterator[Mend]:
         """The units that pay most, by the file as it is by then."""
         total, gone, count = len(self.state.units), 0, 1
         while gone < LAST * total:
-            batches = inputs_of(self.data.calibration.head(SWITCHED))
+            batches = inputs_of(some(self.data.calibration, SWITCHED))
             board = Switchboard(self.state.graph, self.state.units, self.state.exact, batches)
             pays = {u.name: board.whole - board.error([u.name]) for u in self.state.units if _rounded(u, self.state)}
             worst = sorted(pays, key=lambda n: -pays[n])[:count]
             if not worst:
                 return
-            for name in worst:
-                yield InFloat((name,))
+            for unit in [u for u in self.state.units if u.name in worst]:
+                yield dear(unit)
             gone, count = gone + len(worst), min(4, count + 1)
 
     def _try(self, mend: Mend) -> None:

@@ -98,21 +98,20 @@ def _reasons(worst: list[LayerRecord]) -> RenderableType:
 
 
 def _fixed(d: DiagnosisRecord, f: FixRecord) -> Iterator[RenderableType]:
+    said = f"{_points(f.drop_before)} to {_points(f.drop_after)} {d.unit} lost on {f.n} test samples " \
+        f"(95 %: {_points(f.low)} to {_points(f.high)}); asked: at most {f.max_drop:g}"  # fmt: skip
+    if f.held and not any(s.kept for s in f.steps):
+        yield line(f"Nothing to mend, it holds as it is: {said}", "bold green")
+        return
     rows = ((_step(s), f"{s.drop_before:.2f} to {s.drop_after:.2f}", _db(s.output_db), phrases.size(s.file_bytes),
              line("kept", "green") if s.kept else line("undone", "dim")) for s in f.steps)  # fmt: skip
     yield table([("mends tried", {"max_width": 34, **FOLD}), (f"{d.unit} lost", RIGHT), ("output", RIGHT),
                  ("file", RIGHT), ("", KEEP)], rows)  # fmt: skip
     yield Text()
-    said = f"{_points(f.drop_before)} to {_points(f.drop_after)} {d.unit} lost on {f.n} test samples " \
-        f"(95 %: {_points(f.low)} to {_points(f.high)})"  # fmt: skip
-    if f.held:
-        yield line(f"Mended: {said}; asked: at most {f.max_drop:g}", "bold green")
-    else:
-        yield line(f"NOT mended: {said}; asked: at most {f.max_drop:g}", "bold red")
-        yield line("What is left does not come from single layers: compress it anew, with more data or --train")
+    yield line(f"{'Mended' if f.held else 'NOT mended'}: {said}", "bold green" if f.held else "bold red")
+    if not f.held:
+        yield line("What is left does not come from single layers: compress the original anew, with lessen compress")
 
 
 def _step(s: StepRecord) -> str:
-    count = len(s.layers)
-    return s.says if count == 1 and s.mend != "InFloat" else (
-        f"{s.says}: {short(s.layers[0], 24)}" if s.mend == "InFloat" else f"{s.says}, {count} layers")  # fmt: skip
+    return f"{s.says}, {len(s.layers)} layers" if len(s.layers) > 1 else f"{s.says}: {short(s.layers[0], 24)}"

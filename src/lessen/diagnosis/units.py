@@ -71,7 +71,7 @@ class Weight:
         array: its values, in the node's layout.
         source: name of the initializer that it comes from, for people and for matching.
         scales: how many steps it has; 0 where it is not a plain grid.
-        bits: of its codes; 32 where it is held in float.
+        bits: of its codes; 32 where it is held in float, 0 where a graph of its own decodes them.
         levels: how many of the levels lie within the values' own range, the median of its channels.
     """
 
@@ -177,7 +177,7 @@ def _weight(node: ir.Node, index: int, known: Mapping[str, Array]) -> Weight:
         levels = _levels(array, scale, maker.attributes.get_int("axis", 1))
         bits = bits or int(np.ceil(np.log2(max(levels, 2))))
     elif maker is not None:
-        bits = 0  # decoded by a graph of its own
+        bits, levels = 0, _distinct(array)  # decoded by a graph of its own
     return Weight(index, array, _source(value), scales, bits, levels)
 
 
@@ -201,6 +201,12 @@ def _levels(array: Array, scale: Array | None, axis: int) -> float:
     if len(rows) != scale.size:
         return 0.0
     return float(np.median(2 * np.abs(rows).max(1) / np.maximum(scale.reshape(-1), 1e-30) + 1))
+
+
+def _distinct(array: Array) -> float:
+    """How many values a stretch of 32 neighbours takes: the levels of a group or of a table, where they are few."""
+    rows = array.reshape(-1, array.shape[-1])[:64, :32]
+    return float(max(len(np.unique(row)) for row in rows))
 
 
 def _source(value: ir.Value) -> str:

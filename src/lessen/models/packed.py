@@ -136,7 +136,9 @@ def graph_bytes(path: str | Path) -> bytes:
 
 def _entries(package: Package, path: str | Path) -> list[dict[str, Any]]:
     entries = package.info.get("initializers", [])
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries):
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries
+    ):
         raise LessenError("the list of the graph's weights is damaged", where=str(path), mend="write the file again")
     return entries
 

@@ -24,7 +24,7 @@ class Blocks:
     """Removes the blocks of rows x columns with the least sum of w_j^2 E[x_j^2], then refits the weights that stay.
 
     1 x N along the inputs or N x 1 along the outputs fit vector units (Narang et al. 2017,
-    https://arxiv.org/abs/1711.02782, sec. 3, with the largest |w| for the sum); the refit is least squares under the
+    https://arxiv.org/abs/1711.02782, with the largest |w| for the sum); the refit is least squares under the
     second moment of the input, where that is known.
 
     Args:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import LessenError, did_you_mean
 from ..models.layer import Layer
+from .mask import lowest
 
 T = TypeVar("T", bound=Any)
 Scores = Callable[[Layer], Tensor]  # of a layer's weights, any shape; the lowest go first
@@ -54,7 +55,7 @@ def together(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
     """
     every = torch.cat([s.flatten() for s in scores.values()])
     left = max(1, len(every) - round(sparsity * len(every)))
-    edge = every.kthvalue(len(every) - left + 1).values
+    edge = lowest(every, len(every) - left)
     kept = {name: int((s > edge).sum()) for name, s in scores.items()}
     ties = left - sum(kept.values())
     for name, s in scores.items():
@@ -64,7 +65,7 @@ def together(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
 
 
 def lamp(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """w^2 over the sum of the squares of all weights of the layer that are not smaller (Lee et al. 2021, eq. 3).
+    """w^2 over the sum of the squares of all weights of the layer that are not smaller (Lee et al. 2021).
 
     https://arxiv.org/abs/2010.07611: the sparsity of each layer that loses least of the network's output, bounded
     layer by layer.
@@ -81,7 +82,7 @@ def _lamp(scores: Tensor) -> Tensor:
 def erk(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Weights kept of each layer when its density is in proportion to sum(shape) / prod(shape), at most 1.
 
-    Erdos-Renyi-Kernel (Evci et al. 2020, RigL, sec. 3, https://arxiv.org/abs/1911.11134): small layers stay denser.
+    Erdos-Renyi-Kernel (Evci et al. 2020, RigL, https://arxiv.org/abs/1911.11134): small layers stay denser.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     odds = {name: sum(shape) for name, shape in shapes.items()}  # density x size

@@ -136,8 +136,13 @@ def _bargains(
 
 
 def _rounded(units: list[int], group: Removable, multiple: int) -> list[int]:
-    """Fewer removals, the most important spared first, until the channels that stay are a round number."""
+    """Fewer removals, the most important spared first, until the channels that stay are a round number.
+
+    A group narrower than two multiples fills none of the runtime's blocks as it is: half the multiple does for it.
+    """
     stay = group.size - len(units)
     step = max(1, multiple // group.unit) if multiple % group.unit == 0 or group.unit == 1 else 1
+    while step > 1 and 2 * step > group.size:
+        step //= 2
     wanted = min(group.size, -(-stay // step) * step)
     return units[: group.size - wanted]

@@ -26,7 +26,7 @@ class ExactOBS:
     """Removes weights one at a time, always the one whose loss the others can best make up for, and moves those.
 
     Optimal Brain Surgeon (Hassibi & Stork 1992) for each output by itself, as in Frantar, Singh & Alistarh 2022
-    (ExactOBS, https://arxiv.org/abs/2208.11580, sec. 4); how many weights each output loses is decided over the whole
+    (ExactOBS, https://arxiv.org/abs/2208.11580); how many weights each output loses is decided over the whole
     layer by what they cost. It takes rows * columns^3 steps: a layer of more than 4e9 (384 x 216, 64 x 396) is refused.
     Without a full second moment it is Wanda's criterion over the whole layer, without update.
 
@@ -52,7 +52,9 @@ class ExactOBS:
             )
         p = problem(layer, statistics)
         if p.H is None:
-            fall_back(layer.name, "no second moment of its input: ranked by |w| sqrt(E[x^2]), survivors not updated")
+            fall_back(
+                layer.name, "no second moment of its input: ranked by |w| sqrt(E[x^2]) (Wanda), survivors not updated"
+            )
             return pruned(layer, join(p.W.square() * p.diagonal[:, :, None]), self.sparsity)
         tell_dampening(layer, statistics)
         scores = torch.cat([_lateness(p, g) for g in range(p.groups)])

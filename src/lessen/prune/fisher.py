@@ -17,8 +17,8 @@ from .saliency import second_order
 class Fisher:
     """Removes the weights with the least w^2 F / 2, F = E[(dL/dw)^2] over single samples.
 
-    Optimal Brain Damage (LeCun, Denker & Solla 1989, eq. 5) with the diagonal of the Fisher information for that of the
-    Hessian (Theis et al. 2018, https://arxiv.org/abs/1801.05787, eq. 6). It needs no labels: F is that of the loss that
+    Optimal Brain Damage (LeCun, Denker & Solla 1989) with the diagonal of the Fisher information for that of the
+    Hessian (Theis et al. 2018, https://arxiv.org/abs/1801.05787). It needs no labels: F is that of the loss that
     statistics are collected with, on the first 64 calibration samples at most.
 
     Args:

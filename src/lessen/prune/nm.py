@@ -71,7 +71,7 @@ class NM:
     def _pruned(self, p: Problem, layer: Layer, statistics: Statistics) -> Sparse:
         if not self.second_order:
             return plain(p, self._choose)
-        steps = _STEPS * (2 if tell_dampening(layer, statistics) else 1)
+        steps = _STEPS + (1 if tell_dampening(layer, statistics) else 0)
         return prune(p, self._choose, self.m, steps)
 
     def _choose(self, scores: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ Choice = Callable[[Tensor], Tensor]  # scores [groups, columns of a block, rows]
 
 _GLANCE = 64  # rows of a group that tell which of two ways is better
 _WIDE, _NARROW, _LEAST = 128, 32, 8  # columns between two products
-_DAMP = 0.02  # of the mean diagonal: without, the first columns lean on the later ones more than these can bear
+_DAMPS = (0.02, 0.001)  # of the mean diagonal: without, the first columns lean on later ones more than these can bear
+_SMALL = 2**14  # weights of a layer that takes no time
 
 
 def remove(W: Tensor, factor: Factor, choose: Choice, keep: Tensor | None, block: int) -> tuple[Tensor, Tensor]:
@@ -92,17 +93,31 @@ def prune(p: Problem, choose: Choice, block: int, steps: int) -> Sparse:
         choose: picks the survivors of `block` columns.
         steps: of conjugate gradients at the end, for what one pass over the columns leaves undone.
     """
-    factor = None if p.H is None else p.factor(torch.arange(p.W.shape[1]), _DAMP)
-    if factor is None or p.H is None:
+    tried = [] if p.H is None else [_updated(p, choose, block, steps, damp) for damp in _dampings(p)]
+    made = [t for t in tried if t is not None]
+    if not made:
         lacking = "no second moment" if p.H is None else "a singular second moment"
         fall_back(p.name, f"{lacking} of its input: ranked by |w| sqrt(E[x^2]) (Wanda), survivors not updated")
         return plain(p, choose)
-    updated, kept = remove(p.W, factor, choose, p.keep, block)
-    updated = polish(p.W, kept, updated, p.H, steps) * kept
+    updated, kept = made[0] if len(made) == 1 else min(made, key=lambda t: p.harm(t[0]))
     if not bool(kept.any()) or _simple_is_better(p, choose, updated):
         fall_back(p.name, "ranked by |w| sqrt(E[x^2]) (Wanda), survivors not updated: less harm than with the update")
         return plain(p, choose)
     return sparse(join(updated), join(kept).bool())
+
+
+def _dampings(p: Problem) -> tuple[float, ...]:
+    """Both are tried where that takes no time; which is better depends on how alike the inputs are."""
+    return _DAMPS if p.W.numel() <= _SMALL else _DAMPS[:1]
+
+
+def _updated(p: Problem, choose: Choice, block: int, steps: int, damp: float) -> tuple[Tensor, Tensor] | None:
+    """The survivors with their new values, and where they are; None where H can't be factorised."""
+    factor = p.factor(torch.arange(p.W.shape[1]), damp)
+    if factor is None or p.H is None:
+        return None
+    updated, kept = remove(p.W, factor, choose, p.keep, block)
+    return polish(p.W, kept, updated, p.H, steps if p.W.numel() > _SMALL else 4 * steps) * kept, kept
 
 
 def plain(p: Problem, choose: Choice) -> Sparse:

@@ -17,7 +17,7 @@ from .saliency import first_order
 class Snip:
     """Removes the weights with the least connection sensitivity |w E[dL/dw]| (SNIP).
 
-    Lee, Ajanthan & Torr 2019, https://arxiv.org/abs/1810.02340, eq. 4; the paper does it before training, here the
+    Lee, Ajanthan & Torr 2019, https://arxiv.org/abs/1810.02340; the paper does it before training, here the
     network is a trained one. The loss is the task's on the labels of the first 128 calibration samples at most.
 
     Args:

@@ -17,7 +17,7 @@ from .saliency import first_order
 class Taylor:
     """Removes the weights with the least E[(w dL/dw)^2], the mean over mini-batches of 8.
 
-    The squared first-order Taylor criterion (Molchanov et al. 2019, https://arxiv.org/abs/1906.10771, eq. 8) for single
+    The squared first-order Taylor criterion (Molchanov et al. 2019, https://arxiv.org/abs/1906.10771) for single
     weights. The loss is the task's on the labels of the first 128 calibration samples at most. One mini-batch of all
     samples would be `Snip`, mini-batches of one `Fisher`.
 

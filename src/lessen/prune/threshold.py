@@ -24,7 +24,7 @@ class Threshold:
     Args:
         threshold: above 0, in the unit that `of` names.
         of: "largest": a share of the layer's largest |w|; "std": multiples of the layer's standard deviation, the
-            "sensitivity" of Han et al. 2015 (https://arxiv.org/abs/1506.02626, sec. 3.1); "absolute": |w| itself.
+            "sensitivity" of Han et al. 2015 (https://arxiv.org/abs/1506.02626); "absolute": |w| itself.
 
     >>> Threshold(0.5, of="std").encode(layer, statistics)  # doctest: +SKIP
     """

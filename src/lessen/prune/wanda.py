@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..codings import Sparse
-from ..errors import LessenError
+from ..errors import LessenError, did_you_mean
 from ..models.layer import Layer
 from ..statistics.problem import problem
 from ..statistics.second_order import join
 from ..statistics.statistics import Statistics
 from .mask import check_sparsity, pruned, sparse, strongest
+
+AMONG = ("either", "output", "layer")
 
 
 @dataclass(frozen=True)
@@ -21,28 +25,35 @@ class Wanda:
 
     Args:
         sparsity: share of the weights to remove, 0 <= s < 1; at least one stays.
-        among: "output": of each output's weights, as in the paper; "layer": of the whole layer's, which measured better
-            on small perceptrons and convolutional networks (benchmarks/oneshot_pruning.py).
+        among: which weights are compared. "output": those of each output, as in the paper; "layer": those of the whole
+            layer; "either": both are tried, and the one with less predicted harm is taken. Neither of the first two is
+            always better: benchmarks/oneshot_pruning.py.
 
     >>> Wanda(sparsity=0.5).encode(layer, statistics)  # doctest: +SKIP
     """
 
     sparsity: float = 0.5
-    among: str = "output"
+    among: str = "either"
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity, "Wanda")
-        if self.among not in ("output", "layer"):
-            raise LessenError(f"among={self.among!r}", where="Wanda", mend='give "output" or "layer"')
+        if self.among not in AMONG:
+            raise LessenError(f"among={self.among!r}", where="Wanda", mend=did_you_mean(str(self.among), AMONG))
 
     def encode(self, layer: Layer, statistics: Statistics) -> Sparse:
         """The layer's weights that matter; `LessenError` if they aren't finite."""
         p = problem(layer, statistics)
         scores = join(p.W.abs() * p.diagonal.sqrt()[:, :, None])
-        if self.among == "layer":
+        if self.among != "either":
+            return self._pruned(layer, scores, self.among)
+        both = [self._pruned(layer, scores, among) for among in ("output", "layer")]
+        return min(both, key=lambda made: statistics.harm(made.decode() - p.matrix))
+
+    def _pruned(self, layer: Layer, scores: Tensor, among: str) -> Sparse:
+        if among == "layer":
             return pruned(layer, scores, self.sparsity)
         mask = strongest(scores if layer.mask is None else scores * layer.mask, self.sparsity)
-        return sparse(p.matrix, mask if layer.mask is None else mask & layer.mask)
+        return sparse(layer.matrix, mask if layer.mask is None else mask & layer.mask)
 
     @classmethod
     def offers(cls) -> tuple[Wanda, ...]:

@@ -59,7 +59,7 @@ def _fit(v: Tensor, w: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tens
     full, least = _range(v, bits, symmetric)
     clip = torch.ones_like(full)
     glance = slice(None, None, max(1, v.shape[1] // _GLANCE))
-    for candidates, columns in ((_coarse(bits), glance), (_FINE, slice(None)), (_FINER, slice(None))):
+    for candidates, columns in ((_coarse(bits), glance), (_FINE, slice(None))):
         clip = _search(v[:, columns], w[:, columns], clip, candidates, (full, least, bits, symmetric))
     scale = full * clip
     zero = _zero(scale, clip, least, bits, symmetric)
@@ -69,7 +69,6 @@ def _fit(v: Tensor, w: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tens
 
 
 _FINE = (0.89, 0.945, 1.0, 1.06, 1.12)
-_FINER = (0.98, 1.0, 1.02)
 
 
 def _coarse(bits: int) -> tuple[float, ...]:

@@ -25,7 +25,8 @@ class Uniform:
     The step minimises the squared error weighted by the input's second moment; codes are then rounded column by
     column with error feedback (GPTQ: Frantar et al. 2022, https://arxiv.org/abs/2210.17323), then codes and steps are
     improved by coordinate descent and least squares on the same error. The outcome is never worse than rounding to
-    nearest, which is also what is left where the second moment is missing or singular (the log then says so).
+    nearest (of more than 64 rows, 64 are asked), which is also what is left where the second moment is missing or
+    singular (the log then says so).
 
     Args:
         bits: 2 to 16.
@@ -155,8 +156,11 @@ class _Levels:
             return Q
         F = p.H @ (p.W - Q)
         whole = p.H @ Q + F if self.scale.shape[1] == 1 else None  # H W: saves a product in each refit
-        for _ in range(sweeps):
-            Q, F = self._refit(p, Q, F, whole)
+        for sweep in range(sweeps):
+            if sweep or whole is None:  # one step for many columns is right to begin with; those of groups gain
+                Q, F = self._refit(p, Q, F, whole)
+            else:
+                Q = Q.clone()
             descend(Q, F, p.H, self.rounding())
         return self._refit(p, Q, F, whole)[0]
 
@@ -167,7 +171,7 @@ class _Levels:
             HQ = whole - F
             grow = self._growth(p, Q, F, HQ)
             self.scale[:, 0] *= 1 + grow
-            return Q * (1 + grow[:, None]), F - HQ * grow[:, None]
+            return Q * (1 + grow[:, None]), F.addcmul_(HQ, grow[:, None], value=-1)
         added = torch.empty_like(Q)
         for n in range(self.scale.shape[1]):
             here, before = slice(n * self.size, (n + 1) * self.size), slice(0, n * self.size)

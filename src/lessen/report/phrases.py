@@ -134,7 +134,9 @@ def zeros(report: Report) -> str:
     gone = sum((row.sparsity or 0) * (row.parameters or 0) for row in rows)
     if not total or gone / total < _MANY_ZEROS:
         return ""
-    patterns = "2:4 and other N:M patterns bring time on a GPU only. " if any("NM(" in r.technique for r in rows) else ""
+    patterns = (
+        "2:4 and other N:M patterns bring time on a GPU only. " if any("NM(" in r.technique for r in rows) else ""
+    )
     return (
         f"{share(gone / total)} of the layers' weights are zero. That makes the packed file smaller, not the network "
         f"faster: {_runtimes(report.target)} at any sparsity. {patterns}What saves time is removed channels, low "

@@ -93,8 +93,8 @@ def _layers(report: Report) -> Iterator[RenderableType]:
     if rows:
         yield Text()
         width = min(28, max(21, *(len(row[0]) for row in rows)))
-        left = _COLUMNS - width - max(len(row[2]) for row in rows) - _HARM
-        names, how = {"width": width, **FOLD}, {"max_width": max(left, 18), **FOLD}
+        room = _COLUMNS - width - max(len(row[2]) for row in rows) - _HARM
+        names, how = {"width": width, **FOLD}, {"max_width": max(room, 18), **FOLD}
         yield table([("layers that cost most", names), ("how", how), ("bytes", RIGHT), ("harm", RIGHT)], rows)
     done = sum(row.done for row in report.layers)
     left = f"; not traced: {_few([part.name for part in report.coverage.left])}" if report.coverage.left else ""

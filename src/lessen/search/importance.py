@@ -73,12 +73,13 @@ def _of_batch_norms(job: Job, groups: Sequence[Group]) -> dict[str, Tensor]:
     given = job.model.module
     norms = {f"{n}.weight" for n, m in given.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     parameters = dict(given.named_parameters(remove_duplicate=False))
+    scales = {name: p for name, p in parameters.items() if name in norms}
     wanted = {g.name: g for g in groups}
     owned = {
-        g.name: [(parameters[m.path], m.dim, torch.as_tensor(m.index)) for m in g.members if m.path in norms & {*parameters}]
+        g.name: _all_rows(scales, [g])[g.name]
         for g in find_groups(given, job.model.inputs).groups
         if g.name in wanted and g.size == wanted[g.name].size
-    }  # fmt: skip
+    }
     return importance.batchnorm_scale({name: rows for name, rows in owned.items() if rows})
 
 
@@ -103,7 +104,8 @@ def _of_activations(job: Job, bench: Bench, groups: Sequence[Group], criterion: 
     layers = {layer.name: layer for rows in found.values() for layer, _ in rows}
     score = (lambda x: (x != 0).double()) if criterion == "apoz" else (lambda x: x.double().abs())
     means = _input_means(job, bench, layers, score)
-    out = {g.name: _mean_of_readers(found[g.name], means) for g in groups if found[g.name]}
+    seen = {n: [row for row in rows if row[0].name in means] for n, rows in found.items()}  # some never run as modules
+    out = {name: _mean_of_readers(rows, means) for name, rows in seen.items() if rows}
     if criterion == "apoz" and all(bool((v > 0.999).all()) for v in out.values()):
         raise LessenError(
             "no activation of this network is ever zero, so counting zeros tells nothing",

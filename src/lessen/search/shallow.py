@@ -25,14 +25,26 @@ SAMPLES, BATCH = 128, 32  # of the calibration part, for the harm of blocks
 
 
 def shallower(job: Job, bench: Bench, technique: Depth, progress: Progress) -> Bench | None:
-    """The bench without the blocks that `technique` would remove; None where nothing can be removed."""
+    """The bench without the blocks that `technique` would remove; None where they can't be removed."""
+    try:
+        return fewer(job, bench, technique, progress)
+    except LessenError as error:
+        progress.note(f"depth: {error}")
+        return None
+
+
+def fewer(job: Job, bench: Bench, technique: Depth, progress: Progress) -> Bench:
+    """As `shallower`.
+
+    Raises:
+        LessenError: there are not so many residual blocks, or the network does not run without them.
+    """
     with progress.stage("channels"):
-        try:
-            blocks = find_blocks(bench.module, job.model.inputs)[0]
-            names, harm = technique.rank(_costs(bench, blocks), _Harm(job, bench, blocks))
-        except LessenError as error:
-            progress.note(f"depth: {error}")
-            return None
+        blocks, left = find_blocks(bench.module, job.model.inputs)
+        if not blocks:
+            why = "; ".join(f"{n}: {r}" for n, r in left.items()) or "no module gives one of its inputs plus something"
+            raise LessenError(f"the network has no residual block that can go: {why}", where="Depth")
+        names, harm = technique.rank(_costs(bench, blocks), _Harm(job, bench, blocks))
     return without(job, bench, names, progress, harm)
 
 
@@ -48,7 +60,8 @@ def without(job: Job, bench: Bench, names: Sequence[str], progress: Progress, ha
     with progress.stage("statistics"):
         statistics = statistics_of(job, made.model, traced)
     gone = {**bench.channels, **{PREFIX + n: (0,) for n in names}}
-    return Bench(made.model, traced, statistics, bench.folded, gone, (*bench.edits, *made.edits), bench.harm + harm)
+    folded = tuple(f for f in bench.folded if not any(f.startswith(f"{n}.") for n in names))
+    return Bench(made.model, traced, statistics, folded, gone, (*bench.edits, *made.edits), bench.harm + harm)
 
 
 def _costs(bench: Bench, blocks: Sequence[Block]) -> dict[str, float]:

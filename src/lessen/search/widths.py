@@ -26,19 +26,43 @@ from .shallow import PREFIX, without
 
 def shrunk(job: Job, bench: Bench, technique: Channels, progress: Progress) -> Bench | None:
     """The bench without the units that `technique` would remove; None where nothing can be removed."""
+    try:
+        return narrower(job, bench, technique, progress)
+    except LessenError as error:
+        progress.note(f"channels: {error}")
+        return None
+
+
+def narrower(job: Job, bench: Bench, technique: Channels, progress: Progress) -> Bench:
+    """As `shrunk`.
+
+    Raises:
+        LessenError: nothing can be removed; the reason, and where.
+    """
     with progress.stage("channels"):
-        try:
-            grouping = find_groups(bench.module, job.model.inputs)
-            importance = importance_of(job, bench, [g for g in grouping.groups if g.size > 1], technique.criterion)
-            groups = [g for g in grouping.groups if g.name in importance]
-            if not groups:
-                return None
-            size = 1.0 if job.budget.max_latency is None else 0.1  # only the time is asked for
-            units, harm = technique.rank(groups, importance, costs_of(bench, groups, size), multiple_of(job.target))
-        except LessenError as error:
-            progress.note(f"channels: {error}")
-            return None
-    return _cut(job, bench, grouping, units, harm, progress, job.train is not None) if units else None
+        grouping = find_groups(bench.module, job.model.inputs)
+        importance = importance_of(job, bench, [g for g in grouping.groups if g.size > 1], technique.criterion)
+        groups = [g for g in grouping.groups if g.name in importance]
+        if not groups:
+            raise _nothing(grouping, technique)
+        size = 1.0 if job.budget.max_latency is None else 0.1  # only the time is asked for
+        units, harm = technique.rank(groups, importance, costs_of(bench, groups, size), multiple_of(job.target))
+    if not units:
+        raise LessenError(
+            f"{technique.fraction:.0%} is less than one multiple of channels in every group",
+            where=", ".join(g.name for g in groups[:3]),
+            mend="remove a larger fraction, or give Channels(multiple=1)",
+        )
+    return _cut(job, bench, grouping, units, harm, progress, job.train is not None)
+
+
+def _nothing(grouping: Grouping, technique: Channels) -> LessenError:
+    if grouping.groups:
+        what = f"{technique.criterion} tells nothing of these groups"
+        return LessenError(what, where=", ".join(g.name for g in grouping.groups[:3]), mend="take another criterion")
+    left = next(iter(grouping.left), None)
+    why = "it has no dimensions" if left is None else f"{left.reason} ({left.name}, dimension {left.dim})"
+    return LessenError(f"no group of units can shrink: {why}", where="the network", mend="see find_groups(...).left")
 
 
 def removed(job: Job, bench: Bench, plan: Plan, progress: Progress) -> Bench:
@@ -52,10 +76,7 @@ def removed(job: Job, bench: Bench, plan: Plan, progress: Progress) -> Bench:
         return bench
     with progress.stage("channels"):
         grouping = find_groups(bench.module, job.model.inputs)
-    made = _cut(job, bench, grouping, units, 0.0, progress, plan.tuned_widths)
-    if made is None:
-        raise LessenError("these channels can't be removed", where="plan, channels")
-    return made
+    return _cut(job, bench, grouping, units, 0.0, progress, plan.tuned_widths)
 
 
 def _cut(
@@ -66,15 +87,11 @@ def _cut(
     harm: float,
     progress: Progress,
     tune: bool,
-) -> Bench | None:
+) -> Bench:
     with progress.stage("channels"):
-        try:
-            module = copy.deepcopy(bench.module)
-            compensate(module, bench, {g.name: g for g in grouping.groups}, units)
-            made = shrink_with_edits(module, {k: list(v) for k, v in units.items()}, job.model.inputs, grouping)
-        except LessenError as error:
-            progress.note(f"channels: {error}")
-            return None
+        module = copy.deepcopy(bench.module)
+        compensate(module, bench, {g.name: g for g in grouping.groups}, units)
+        made = shrink_with_edits(module, {k: list(v) for k, v in units.items()}, job.model.inputs, grouping)
     module = made.model
     if tune:
         module = _tuned(job, module, progress)
@@ -95,9 +112,11 @@ def _tuned(job: Job, module: nn.Module, progress: Progress) -> nn.Module:
 
 
 def multiple_of(target: Target) -> int:
-    """Channel counts that the target likes: those of its integer kernels, of its float ones where it has none."""
-    likes = dict(target.likes)
-    return max(1, likes.get("int8" if "conv" in target.executes else "float", 1))
+    """Channel counts that the target's integer kernels like; 1 for a target that only stores.
+
+    `Channels(multiple=16)` is for networks that stay in float there (see `likes`).
+    """
+    return max(1, dict(target.likes).get("int8", 1))
 
 
 def costs_of(bench: Bench, groups: Sequence[Group], size: float = 1.0) -> dict[str, float]:

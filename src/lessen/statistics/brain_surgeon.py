@@ -2,7 +2,7 @@
 
 For one row w of a layer, H the second moment of its input: the weight whose removal costs least is the one with the
 least w_p^2 / [H^-1]_pp, the others then move by -w_p / [H^-1]_pp H^-1_:p (Hassibi & Stork 1992), and the inverse of H
-without row and column p is one step of Gaussian elimination away (Frantar, Singh & Alistarh 2022, ExactOBS, lemma 1,
+without row and column p is one step of Gaussian elimination away (Frantar, Singh & Alistarh 2022, ExactOBS,
 https://arxiv.org/abs/2208.11580). Cost: rows * columns^3.
 """
 

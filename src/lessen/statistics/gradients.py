@@ -128,7 +128,11 @@ class Gradients:
                         log.info("no gradients of single weights: no labels, or nothing to derive")
                         return
                     found = torch.autograd.grad(total, weights, allow_unused=True)
-                except (RuntimeError, NotImplementedError, IndexError) as error:  # no derivative, labels of other classes
+                except (
+                    RuntimeError,
+                    NotImplementedError,
+                    IndexError,
+                ) as error:  # no derivative, labels of other classes
                     log.info("no gradients of single weights: %s", str(error).splitlines()[0])
                     return
                 yield {n: g for n, g in zip(names, found, strict=True) if g is not None}

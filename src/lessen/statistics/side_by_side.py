@@ -154,19 +154,19 @@ def _led(runs: list[list[_Run]], visit: Visit) -> tuple[str, ...]:
     """Leads all runs from layer to layer."""
     visited: list[str] = []
     everyone = [*runs[0], *runs[1]]
-    last: tuple[Any, Drift] | None = None
+    last: tuple[list[_Stop], Drift] | None = None  # the stops hold their inputs: no other tensor can take that place
     while True:
         for run in everyone:
             run.advance()
-        stops = [run.stop for run in everyone]
-        first = stops[0]
-        if first is None or any(s is None or s.layer.name != first.layer.name for s in stops):
+        stops = [run.stop for run in everyone if run.stop is not None]
+        if len(stops) < len(everyone) or len({s.layer.name for s in stops}) > 1:
             return tuple(visited)
-        places = [s.place for s in stops if s is not None]
-        if last is None or last[0] != places:  # query, key and value read the same
-            last = (places, Drift.of(*([r.stop.columns(len(side)) for r in side if r.stop] for side in runs)))
-        visit(first.layer, last[1])
-        visited.append(first.layer.name)
+        if last is None or [s.place for s in last[0]] != [s.place for s in stops]:  # not query, key and value
+            half = len(runs[0])
+            xs, zs = ([s.columns(half) for s in side] for side in (stops[:half], stops[half:]))
+            last = (stops, Drift.of(xs, zs))
+        visit(stops[0].layer, last[1])
+        visited.append(stops[0].layer.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +175,13 @@ class _Stop:
 
     layer: Layer
     input: Tensor
+    version: int  # of the input: the same memory may hold something else by now
     conv: Convolution | None = None
 
     @property
     def place(self) -> tuple[Any, ...]:
-        return (self.input.data_ptr(), tuple(self.input.shape), self.layer.shape[1], self.conv)
+        at = (self.input.data_ptr(), self.version, tuple(self.input.shape))
+        return (*at, self.layer.shape[1], self.layer.weight.shape[2:], self.conv)
 
     def columns(self, runs: int) -> Tensor:
         """[groups, n, columns]: a sample of positions, the same for every run of this shape."""
@@ -242,10 +244,10 @@ class _Run(_Uses):
             raise _Enough
 
     def rows(self, layer: Layer, x: Tensor) -> None:
-        self._meet(_Stop(layer, x))
+        self._meet(_Stop(layer, x, x._version))
 
     def image(self, layer: Layer, x: Tensor, conv: Convolution) -> None:
-        self._meet(_Stop(layer, x, conv))
+        self._meet(_Stop(layer, x, x._version, conv))
 
 
 class _Enough(Exception):

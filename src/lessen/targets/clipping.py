@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 
+from ..errors import LessenError
 from .graph import Array
 from .ranges import HALF, LEVELS, Histogram, Range, Rule
 
@@ -26,6 +29,8 @@ def range_of(histogram: Histogram, rule: Rule, percentile: float = 99.99) -> Ran
             return mse_range(histogram, weighted=True)
         case "mse":
             return mse_range(histogram)
+        case _:
+            raise LessenError(f"rule={rule!r}", where="target", mend=f"one of {', '.join(get_args(Rule))}, or None")
 
 
 def average_range(histogram: Histogram) -> Range:

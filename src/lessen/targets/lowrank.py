@@ -73,7 +73,7 @@ def _split(graph: ir.Graph, site: Site, halves: tuple[Layer, Layer]) -> None:
         )  # fmt: skip
         first.outputs[0].name = between
         first.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        graph.insert_before(node, first)
+        (node.graph or graph).insert_before(node, first)
         node.replace_input_with(0, first.outputs[0])
         node.replace_input_with(1, values[1])
         if node.op_type == "Conv":

@@ -56,7 +56,8 @@ class OnnxRuntime:
 
     @property
     def rules(self) -> Rules:
-        return Rules(behind_convolutions=True, elementwise=("Add", "Mul"), live=True)
+        pools = ("GlobalAveragePool", "AveragePool")
+        return Rules(behind_convolutions=True, elementwise=("Add", "Mul"), pools=pools, live=True)
 
     def nbytes(self, layer: Layer, coding: Coding) -> int:
         return onnx_file.nbytes(layer, coding)

@@ -107,7 +107,7 @@ def _stacks(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, list[Place]
     for place in places(model.graph, layers):
         value = place.node.inputs[place.index]
         if value is not None and value.name in model.graph.initializers:
-            found.setdefault(value.name, {})[place.direction] = place
+            found.setdefault(str(value.name), {})[place.direction] = place
     sizes = {name: len(array_of(model.graph.initializers[name])) for name in found}  # type: ignore[arg-type]
     return {name: [p[d] for d in range(len(p))] for name, p in found.items() if set(p) == set(range(sizes[name]))}
 

@@ -26,12 +26,14 @@ class Rules:
         behind_convolutions: its integer convolution needs a quantized output.
         elementwise: two-input operators that it runs in integers between convolutions.
         attention: quantize both inputs of matrix products of two activations.
+        pools: averages over positions that it computes in integers between quantized tensors.
         live: it has integer products whose input's range is found anew in every batch.
     """
 
     behind_convolutions: bool = True
     elementwise: tuple[str, ...] = ("Add",)
     attention: bool = False
+    pools: tuple[str, ...] = ()
     live: bool = False
 
 
@@ -101,8 +103,25 @@ def place(model: ir.Model, sites: Iterable[Site], rules: Rules) -> Placement:
             _behind(node, placement)
         for node in joins:
             _behind(node, placement, only_if_read=True)
+    for node in model.graph:
+        if node.op_type in rules.pools and node.inputs[0] is not None and node.inputs[0].name in placement.readers:
+            _through(node, placement)
     _pass_on(model, placement)
     return placement
+
+
+def _through(node: ir.Node, placement: Placement) -> None:
+    """A pooling reads and makes quantized values when what is made of them is quantized anyway."""
+    path = [node.outputs[0]]
+    while path[-1].name not in placement.readers:
+        uses = list(path[-1].uses())
+        if len(uses) != 1 or uses[0].idx != 0 or uses[0].node.op_type not in MOVERS or path[-1].is_graph_output():
+            return
+        path.append(uses[0].node.outputs[0])
+    placement.add(node.inputs[0], [(node, 0)])
+    for value in path:
+        placement.add(value, [(use.node, use.idx) for use in value.uses()])
+        placement.tie(str(path[-1].name), str(value.name))
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -20,6 +20,7 @@ from .packing import stored_codes
 from .placement import Placement, Rules, place
 from .ranges import Range
 from .recurrent import write_recurrent
+from .tidy import pooled
 from .weights import Int8Matrix, fits_int8, int8_matrix, is_float
 
 INT32 = 2**31 - 1
@@ -30,8 +31,10 @@ PRODUCTS = {("MatMul", 1), ("Gemm", 1)}
 def activations(model: ir.Model, coded: Coded, rules: Rules) -> Placement:
     """The activations that `quantized` will need ranges of."""
     model, coded = expanded(model, coded)
+    model = copied(model)
+    aliases = pooled(model)
     sites = locate_all(model, coded.layers).values()
-    return place(model, [s for s in sites if coded.how(s) == "int8"], rules)
+    return place(model, [s for s in sites if coded.how(s) == "int8"], rules).without(aliases)
 
 
 def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules: Rules) -> ir.Model:
@@ -44,6 +47,7 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
     """
     model, coded = expanded(model, coded)
     model = copied(model)
+    ranges = {**ranges, **{new: ranges[old] for new, old in pooled(model).items() if old in ranges}}
     sites = locate_all(model, coded.layers)
     integer = {n: s for n, s in sites.items() if coded.how(s) == "int8"}
     placement = place(model, list(integer.values()), rules)

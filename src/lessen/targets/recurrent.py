@@ -100,7 +100,9 @@ def _write(graph: ir.Graph, directions: dict[int, Place], coded: Coded) -> None:
     value = chain.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
     value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(held.shape)
     chain.place()
-    first.node.replace_input_with(first.index, value)
+    old = first.node.inputs[first.index]
+    for use in list(old.uses()) if old is not None else ():  # the same layer may stand in several branches
+        use.node.replace_input_with(use.idx, value)
 
 
 def _ordered(coding: Coding, rows: Tensor) -> Coding:

@@ -89,7 +89,8 @@ def _rescaled(site: Site, layer: Layer, scale: Tensor) -> dict[str, Array]:
 
 def _linear(site: Site) -> bool:
     turned = any(node.attributes.get_int("transA", 0) for node, _ in site.uses)
-    whole = site.layer.kind == "linear" and site.gain is None and not turned
+    outside = all(node.graph is site.value.graph for node, _ in site.uses)  # not in a branch: nothing is put there
+    whole = site.layer.kind == "linear" and site.gain is None and not turned and outside
     return whole and bool(site.uses) and all((n.op_type, i) in LINEAR for n, i in site.uses)
 
 

@@ -22,6 +22,55 @@ def tidied(model: ir.Model) -> ir.Model:
     return drop_unused(model)
 
 
+def pooled(model: ir.Model) -> dict[str, str]:
+    """Makes every mean over all positions of a picture a pooling, which has an integer kernel; a mean has none.
+
+    Returns:
+        name of a new tensor -> name of the old one that holds the same values in another shape.
+    """
+    aliases: dict[str, str] = {}
+    for node in list(model.graph):
+        if node.op_type != "ReduceMean" or not _over_positions(node):
+            continue
+        x, old = node.inputs[0], node.outputs[0]
+        pool = ir.node("GlobalAveragePool", [x], name=node.name)
+        new = pool.outputs[0]
+        new.type = old.type
+        model.graph.insert_before(node, pool)
+        if not node.attributes.get_int("keepdims", 1):
+            flat = ir.node("Flatten", [new], attributes={"axis": 1}, name=f"{node.name}_flat")
+            new.name = f"{old.name}_pooled"
+            aliases[new.name] = str(old.name)
+            model.graph.insert_before(node, flat)
+            new = flat.outputs[0]
+        new.type, new.shape = old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name, old.name = old.name, f"{old.name}_mean"
+        model.graph.remove([node], safe=True)
+    return aliases
+
+
+def _over_positions(node: ir.Node) -> bool:
+    """The mean of [n, c, h, w] over h and w."""
+    x = node.inputs[0]
+    held = node.attributes.get("axes")
+    axes = array_of(node.inputs[1]) if len(node.inputs) > 1 else None if held is None else np.array(held.as_ints())
+    rank = None if x is None or x.shape is None else len(x.shape)
+    if axes is None or rank not in (None, 4):
+        return False
+    found = sorted(int(a) for a in axes.reshape(-1))
+    return (found == [2, 3] and rank == 4) or (found == [-2, -1] and (rank == 4 or _of_a_picture(x)))
+
+
+def _of_a_picture(x: ir.Value | None) -> bool:
+    """Made by a convolution of pictures, perhaps with an activation behind it: of four axes, though nobody wrote it."""
+    node = x.producer() if x is not None else None
+    while node is not None and node.op_type in ("Clip", "Relu", "Add", "HardSwish", "LeakyRelu"):
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    weight = array_of(node.inputs[1]) if node is not None and node.op_type == "Conv" else None
+    return weight is not None and weight.ndim == 4
+
+
 def _into_convolution(graph: ir.Graph, add: ir.Node) -> None:
     for i in (0, 1):
         data, other = add.inputs[i], add.inputs[1 - i]

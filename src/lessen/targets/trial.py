@@ -102,7 +102,8 @@ def _rounded(
     model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, head: Sequence[tuple[Array, ...]]
 ) -> list[list[Array]]:
     """Outputs of the float graph with nothing but the pairs put in."""
-    bare = Coded(coded.layers, {}, coded.execution)
+    how = {name: coded.how(site) for name, site in locate_all(model, coded.layers).items()}  # that of its coding
+    bare = Coded(coded.layers, {}, {x.name: how.get(x.name, "float") for x in coded.layers})
     return _outputs(serialized(quantized(model, bare, found, rules)), head)
 
 
@@ -114,16 +115,17 @@ def _outputs(content: bytes, head: Sequence[tuple[Array, ...]]) -> list[list[Arr
 
 
 def _error(wanted: Sequence[Sequence[Array]], got: Sequence[Sequence[Array]]) -> float:
-    """Squared error over squared signal, mean over the outputs that are floats (or, if none is, share of changes)."""
-    each = []
-    for mine, other in zip(zip(*wanted, strict=True), zip(*got, strict=True), strict=True):
-        if mine[0].dtype.kind == "f":
-            signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in mine)
-            each.append(sum(float(np.square(a - b, dtype=np.float64).sum()) for a, b in zip(mine, other, strict=True))
-                        / max(signal, 1e-30))  # fmt: skip
-        else:
-            each.append(float(np.mean([np.mean(a != b) for a, b in zip(mine, other, strict=True)])))
-    return float(np.mean(each)) if each else 0.0
+    """How far two sets of answers lie apart, mean over samples and over the outputs."""
+    pairs = [p for mine, other in zip(wanted, got, strict=True) for p in zip(mine, other, strict=True)]
+    return float(np.mean([_apart(a, b) for a, b in pairs])) if pairs else 0.0
+
+
+def _apart(wanted: Array, got: Array) -> float:
+    """Squared error by squared size, mean over the samples; of anything but floats the share that differs."""
+    if wanted.dtype.kind != "f":
+        return float(np.mean(wanted != got))
+    a, b = (x.astype(np.float64).reshape(len(x) if x.ndim else 1, -1) for x in (wanted, got))
+    return float((np.square(a - b).sum(1) / np.maximum(np.square(a).sum(1), 1e-30)).mean())
 
 
 def importances(model: ir.Model, coded: Coded) -> dict[str, Importance]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import LessenError
 from .distill import Distillation, first
+from .schedules import warm_cosine
 
 
 class _Batch(Protocol):
@@ -97,7 +98,7 @@ def _step(
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None:
-    rate = peak * (min(1.0, (done + 0.01) / 0.1) if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9)))
+    rate = peak * warm_cosine(done)
     for group in optimizer.param_groups:
         group["lr"] = rate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,3 @@ class Every:
         due = int(done * self.times) != self.last
         self.last = int(done * self.times)
         return due
-
-
-RuleOf = Callable[[], Rule]

@@ -17,9 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from lessen.errors import LessenError
+from lessen.factorize import SVD
 from lessen.models import trace
 from lessen.models.onnx_import import OnnxModule, load_onnx
 from lessen.quantize import Uniform
+from lessen.share import KMeans
+from lessen.stack import Stack
 from lessen.statistics import Statistics, collect
 from lessen.targets import Coded, OnnxRuntime, Packed, float_onnx
 
@@ -223,6 +226,17 @@ def test_gates_that_the_graph_puts_together_are_a_recurrent_layer_in_both_branch
     assert {x.kind for x in layers.values()} == {"recurrent"} and len(layers) == 2
     seen = collect(module, tuple(layers.values()), [(steps, torch.tensor(True))])
     assert all(s.H is not None for s in seen.values()), "a fused kernel hid the weight"
+    graph = float_onnx(module, (steps, torch.tensor(True)))
+    coded = Coded(tuple(layers.values()), {n: Uniform(bits=8).encode(x, Statistics()) for n, x in layers.items()})
+    for target in (OnnxRuntime(), Packed()):
+        file = target.export(graph, tmp_path / f"coded{target.suffix}", coded, {})
+        for condition in (torch.tensor(True), torch.tensor(False)):
+            got, wanted = target.session(file)((steps, condition))[0], module(steps, condition).detach()
+            assert 0 < float((torch.as_tensor(got) - wanted).abs().max()) < 0.05
+    held = onnx.load(tmp_path / "coded.onnx").graph.initializer
+    assert not any(t.data_type == TensorProto.FLOAT and np.prod(t.dims) >= 60 for t in held), (
+        "the float weight is still there"
+    )
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(0.5)
@@ -231,25 +245,38 @@ def test_gates_that_the_graph_puts_together_are_a_recurrent_layer_in_both_branch
         close(module(steps, condition), runtime(back, steps, condition)[0])
 
 
-def test_layers_in_a_branch_are_coded_and_those_of_the_other_are_left(tmp_path: Path) -> None:
+IN_A_BRANCH = [Uniform(bits=8), Uniform(bits=4, per=16), KMeans(clusters=16), SVD(rank=0.75),
+               Stack(steps=(SVD(rank=0.75), Uniform(bits=8)))]  # fmt: skip
+
+
+@pytest.mark.parametrize("technique", IN_A_BRANCH, ids=lambda t: type(t).__name__)
+def test_layers_in_a_branch_are_coded_and_those_of_the_other_are_left(tmp_path: Path, technique: Any) -> None:
     def branch(name: str) -> onnx.GraphProto:
-        nodes = [helper.make_node("Conv", ["x", "w"], ["h"], "conv"), helper.make_node("Relu", ["h"], ["y"])]
-        out = helper.make_tensor_value_info("y", 1, ["b", 8, "n"])
-        return helper.make_graph(nodes, name, [], [out], [initializer("w", 8, 4, 3)])
+        n = helper.make_node
+        nodes = [n("Gather", ["table", "i"], ["e"]), n("Transpose", ["e"], ["t"], perm=[0, 2, 1]),
+                 n("Conv", ["t", "w"], ["h"], "conv"), n("MatMul", ["h", "m"], ["y"])]  # fmt: skip
+        out = helper.make_tensor_value_info("y", 1, ["b", 16, 8])
+        held = [initializer("table", 20, 16), initializer("w", 16, 16, 1), initializer("m", 32, 8)]
+        return helper.make_graph(nodes, name, [], [out], held)
 
     node = helper.make_node("If", ["c"], ["z"], then_branch=branch("then"), else_branch=branch("else"))
-    path = save(tmp_path / "if.onnx", [node], [("x", 1, ["b", 4, "n"]), ("c", 9, [])], [("z", 1, ["b", 8, "n"])], [])
-    module, data = load_onnx(path), (torch.randn(2, 4, 9), torch.tensor(True))
+    path = save(tmp_path / "if.onnx", [node], [("i", 7, ["b", 32]), ("c", 9, [])], [("z", 1, ["b", 16, 8])], [])
+    module, data = load_onnx(path), (torch.arange(64).reshape(2, 32) % 20, torch.tensor(True))
     wanted = module(*data).detach()
     traced = trace(module, data)
-    assert [why for _, why in traced.left] == ["the samples never get there"]
-    (layer,) = traced.layers
-    coding = Uniform(bits=8).encode(layer, Statistics())
-    graph, coded = float_onnx(module, data), Coded((layer,), {layer.name: coding})
+    assert {why for _, why in traced.left} == {"the samples never get there"} and len(traced.left) == 3
+    assert sorted(x.kind for x in traced.layers) == ["conv", "embedding", "linear"]
+    codings = {x.name: technique.encode(x, Statistics()) for x in traced.layers}
+    graph, coded = float_onnx(module, data), Coded(traced.layers, codings)
+    other = load_onnx(path)
+    with torch.no_grad():
+        for x in traced.layers:
+            other.get_parameter(x.name).copy_(x.from_matrix(codings[x.name].decode()))
+        decoded = other(*data)
     for target in (OnnxRuntime(), Packed()):
         file = target.export(graph, tmp_path / f"coded{target.suffix}", coded, {})
         got = torch.as_tensor(target.session(file)(data)[0])
-        assert 0 < float((got - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+        assert float((got - decoded).abs().max()) < 0.02 * float(wanted.abs().max())
 
 
 def test_unknown_operator_is_opaque_and_written_unchanged(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ class Limit:
 class Flow:
     """The state of one propagation through a trace: atoms of every tensor, ties, blocks, roles and limits."""
 
-    def __init__(self, trace: Trace, choices: dict[Choice, int]) -> None:
-        self.trace, self.chosen = trace, choices
+    def __init__(self, trace: Trace, choices: dict[Choice, int], head_width: bool = False) -> None:
+        self.trace, self.chosen, self.head_width = trace, choices, head_width
         self.parent = np.arange(1024)
         self.count = 0
         self.flexible = np.zeros(1024, bool)  # atoms of tensors made in the code, as wide as anybody wants
@@ -157,6 +157,8 @@ class Flow:
         if carrier is None:
             key = (op.index, sum(k[0] == op.index for k in self.splits))
             order = [default, *(i for i in real if i != default)]
+            if kind == "heads" and self.head_width:
+                order = order[1:] + order[:1]
             carrier = order[self.chosen.get(key, 0) % len(order)]
             self.splits[key] = (atoms, len(order))
             if kind and carrier == default:

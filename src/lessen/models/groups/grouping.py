@@ -81,7 +81,7 @@ class Grouping:
         return next(g for g in self.groups if g.name == name)
 
 
-def find_groups(model: nn.Module, example_inputs: Inputs) -> Grouping:
+def find_groups(model: nn.Module, example_inputs: Inputs, head_width: bool = False) -> Grouping:
     """Find the dimensions that must shrink together.
 
     One recorded forward (see `trace`), then labels are propagated through it (see `flow`). Where one dimension is
@@ -91,6 +91,7 @@ def find_groups(model: nn.Module, example_inputs: Inputs) -> Grouping:
     Args:
         model: any network that runs; left as it was found.
         example_inputs: tuple of positional, or dict of named inputs.
+        head_width: in attention, make all heads narrower instead of removing whole heads.
 
     Source: the idea of dependency groups is that of DepGraph (Fang et al., 2023), here on ATen operations and with
     labels for single indices instead of layers.
@@ -100,7 +101,7 @@ def find_groups(model: nn.Module, example_inputs: Inputs) -> Grouping:
     best: tuple[Flow, _Units] | None = None
     choices: dict[Choice, int] = {}
     for _ in range(_ROUNDS):
-        flow = propagate(trace, choices)
+        flow = propagate(trace, choices, head_width=head_width)
         units = _Units(flow)
         if best is None or units.worth > best[1].worth:
             best = (flow, units)
@@ -112,14 +113,17 @@ def find_groups(model: nn.Module, example_inputs: Inputs) -> Grouping:
     return _grouping(model, trace, *best, names)
 
 
-def propagate(trace: Trace, choices: dict[Choice, int] | None = None, known: Flow | None = None) -> Flow:
+def propagate(
+    trace: Trace, choices: dict[Choice, int] | None = None, known: Flow | None = None, head_width: bool = False
+) -> Flow:
     """Labels of every tensor in the trace.
 
     Args:
         choices: which of their options the splits take; 0 where nothing is said.
         known: a propagation of the same network traced otherwise: what it ties is tied from the start.
+        head_width: see `find_groups`.
     """
-    flow = Flow(trace, choices or {})
+    flow = Flow(trace, choices or {}, head_width or (known is not None and known.head_width))
     if known is not None:
         flow.adopt(known)
     for op in trace.ops:

@@ -5,6 +5,8 @@ PyTorch's exporter writes the weights as PyTorch has them, and nodes that cut th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -72,7 +74,8 @@ def _computed(model: ir.Model, value: ir.Value, chain: list[ir.Node]) -> np.ndar
     made = onnx.helper.make_graph([ir.to_proto(n) for n in chain], "gates", [], [output], tensors)
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     proto = onnx.helper.make_model(made, opset_imports=opsets, ir_version=model.ir_version)
-    return np.ascontiguousarray(ReferenceEvaluator(proto).run(None, {})[0])
+    found: Any = ReferenceEvaluator(proto).run(None, {})
+    return np.ascontiguousarray(found[0])
 
 
 def _drop(chain: list[ir.Node]) -> None:
@@ -84,4 +87,4 @@ def _drop(chain: list[ir.Node]) -> None:
         node.graph.remove(node, safe=True)
         for v in inputs:
             if v.is_initializer() and not v.uses() and not v.is_graph_output() and not v.is_graph_input():
-                del v.graph.initializers[v.name]  # type: ignore[union-attr]
+                del v.graph.initializers[str(v.name)]  # type: ignore[union-attr]

@@ -93,7 +93,7 @@ def hoist(model: ir.Model) -> None:
                 new = ir.Value(name=name, shape=ir.Shape(shape.numpy()), type=ir.TensorType(dtype))
                 new.const_value = value.const_value
                 value.replace_all_uses_with(new)
-                del part.initializers[value.name]
+                del part.initializers[str(value.name)]
                 model.graph.register_initializer(new)
 
 

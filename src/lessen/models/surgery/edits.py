@@ -30,6 +30,7 @@ class Setting:
     """Attribute `name` of module `path` becomes `value`: an integer, a tuple of them, or (name "class") a class name.
 
     Name "passed" takes the module out: `value` is (place of the argument that goes on, length of the tuple or 0).
+    Name "graph" says that only an exported graph of the network could be edited: it can't be done again to the class.
     `name` may reach into an object that the module holds ("config.num_heads"): the module gets a copy of its own.
     """
 
@@ -88,7 +89,9 @@ def apply_settings(model: nn.Module, settings: Iterable[Setting]) -> None:
             raise LessenError(f"no module {setting.path!r}", where="edits", mend="use the original model")
         module = modules[setting.path]
         if setting.name == "passed":
-            place, outputs = setting.value if isinstance(setting.value, tuple) and len(setting.value) == 2 else (None, 0)
+            place, outputs = (
+                setting.value if isinstance(setting.value, tuple) and len(setting.value) == 2 else (None, 0)
+            )
             pass_by(model, setting.path, place, outputs)  # type: ignore[arg-type]
             continue
         if setting.name == "class":
@@ -111,9 +114,15 @@ def apply_edits(model: nn.Module, edits: Iterable[Edit | Setting]) -> nn.Module:
     """A copy of the original model with the edits done again.
 
     Raises:
-        LessenError: an edit does not fit this model.
+        LessenError: an edit does not fit this model, or was made to an exported graph of it.
     """
     edits = list(edits)
+    if any(isinstance(e, Setting) and e.name == "graph" for e in edits):
+        raise LessenError(
+            f"{type(model).__name__} has sizes in its code, so an exported graph of it was narrowed, not the class",
+            where="edits",
+            mend="replay the plan, or run the ONNX graph that the file holds",
+        )
     edited = copy.deepcopy(model)
     slice_tensors(edited, (e for e in edits if isinstance(e, Edit)))
     apply_settings(edited, (e for e in edits if isinstance(e, Setting)))

@@ -32,7 +32,7 @@ class Shrunk:
 
     Attributes:
         model: the edited copy.
-        edits: what was done, to be done again by `apply_edits` (form "module" only).
+        edits: what was done, to be done again by `apply_edits` (which refuses form "graph", and says why).
         form: "module": still the original class; "graph": an exported graph, because the class's own code has sizes
             in it that could not be put right.
         why_graph: what was wrong with the original class, for form "graph".
@@ -199,4 +199,4 @@ def _as_graph(model: nn.Module, inputs: Inputs, cut: Cut, judge: _Judge, why: tu
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         raise Unprovable(f"can't remove units ({complaint}); as a graph: {wrong}", where=names, mend=mend)
-    return Shrunk(candidate, cut.edits, "graph", complaint)
+    return Shrunk(candidate, (*cut.edits, Setting("", "graph", 1)), "graph", complaint)

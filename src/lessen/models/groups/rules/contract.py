@@ -178,8 +178,12 @@ def attention(flow: Flow, op: Op) -> list[list[Labels]]:
     mask = arg(op, 9, "attn_mask")
     if isinstance(mask, Ref) and mask.ndim > 2 and mask.shape[-3] > 1:
         flow.join([heads[-1], flow.dims(mask)[-3]], f"mask of fixed width ({op})")
-    for labels in (kv[-1], dq[-1], dk[-1]):  # the length, and the width that the scale is made of
-        flow.block(labels, f"inside attention ({op})")
+    flow.block(kv[-1], f"inside attention ({op})")  # the length
+    if flow.head_width and arg(op, 99, "scale") is not None:
+        flow.contract((q, q.ndim - 1, 0), (k, k.ndim - 1, 1), op)
+    else:
+        for labels in (dq[-1], dk[-1]):  # the scale is made of the width, or nobody asked for it
+            flow.block(labels, f"inside attention ({op})")
     out = [*heads, dq[-2], dv[-1]]
     return [
         out if i == 0 else [*heads, *[None] * (r.ndim - len(heads))] if isinstance(r, Ref) else []

@@ -33,15 +33,32 @@ def couple(op: Any, dims: Callable[..., list[list[Labels]]]) -> None:
     Args:
         op: `torch.ops.<namespace>.<name>`.
         dims: gets, for each tensor argument, the list of its dimensions' labels, and returns such a list for each
-            output. The same label in two places means: these dimensions shrink together; `None`: can't shrink.
+            output. A label that is handed on: this dimension of the output is that of the argument; a tuple of labels:
+            dimensions of several arguments, which shrink together; `None`: can't shrink.
 
-    Example:
-        >>> couple(torch.ops.mine.swish_gate, lambda x, gate: [x])  # doctest: +SKIP
+    Raises:
+        LessenError: not an operation.
+
+    Example: a gate multiplies each channel of x [n, c] by one of its own.
+        >>> couple(torch.ops.mine.gate, lambda x, gate: [[x[0], (x[1], gate[1])]])  # doctest: +SKIP
     """
     packet = getattr(op, "overloadpacket", op)
     if not hasattr(packet, "overloads"):
         raise LessenError(f"{op!r} is no operation", mend="give torch.ops.<namespace>.<name>")
-    RULES[packet] = lambda flow, node: dims(*(flow.dims(r) for r in node.refs))
+    RULES[packet] = lambda flow, node: _declared(flow, node, dims(*(flow.dims(r) for r in node.refs)))
+
+
+def _declared(flow: Flow, op: Op, outputs: list[list[Labels]]) -> list[list[Labels]]:
+    """What a user returned: tuples are dimensions to tie, which must be of one size."""
+    for labels in (d for out in outputs for d in out if isinstance(d, tuple)):
+        if len({len(x) for x in labels if x is not None}) > 1:
+            raise LessenError(
+                f"dimensions of different sizes can't shrink together: {[len(x) for x in labels if x is not None]}",
+                where=str(op),
+                mend="see couple()",
+            )
+    reason = f"combined with values of fixed width ({op})"
+    return [[flow.join(d, reason) if isinstance(d, tuple) else d for d in out] for out in outputs]
 
 
 def arg(op: Op, place: int, name: str, default: Any = None) -> Any:

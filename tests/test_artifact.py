@@ -1,0 +1,58 @@
+"""Files of one bench: ranges are measured once, but never those that depend on the plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import small
+from lessen.artifact import Exporter
+from lessen.bench import Bench, realize
+from lessen.data import load_data
+from lessen.factorize import SVD
+from lessen.memory import give_back
+from lessen.models import fold_batchnorm, trace
+from lessen.plan import Treatment
+from lessen.quantize import Uniform
+from lessen.stack import Stack
+from lessen.statistics import collect
+from lessen.targets import target
+
+
+@pytest.fixture(scope="module")
+def bench_and_data():
+    net, samples = small.trained(), load_data(small.data())
+    inputs = next(samples.calibration.batches(2)).inputs
+    module, folded = fold_batchnorm(net, inputs)
+    traced = trace(module, inputs)
+    return Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded), samples, inputs
+
+
+def exporter_of(bench_and_data) -> Exporter:
+    bench, samples, inputs = bench_and_data
+    return Exporter(target("onnxruntime"), bench, inputs, samples.calibration)
+
+
+def test_what_lies_between_two_factors_is_measured_for_each_plan(bench_and_data, tmp_path):
+    """The same file, whether another plan with other factors was written before or not: replays depend on it."""
+    bench = bench_and_data[0]
+    name = next(x.name for x in bench.traced.layers if x.kind == "linear")
+    plans = [{name: Treatment(Stack((SVD(rank), Uniform(8))), 8)} for rank in (0.75, 0.25)]
+    busy, fresh = exporter_of(bench_and_data), exporter_of(bench_and_data)
+    first, second = (busy.write(realize(bench, p), tmp_path / f"{i}.onnx").read_bytes() for i, p in enumerate(plans))
+    assert first != second
+    assert fresh.write(realize(bench, plans[1]), tmp_path / "fresh.onnx").read_bytes() == second
+    assert busy.write(realize(bench, plans[0]), tmp_path / "again.onnx").read_bytes() == first
+
+
+def test_large_samples_come_in_small_batches():
+    few = load_data((torch.zeros(40, 3, 300, 300), torch.zeros(40, dtype=torch.long)))
+    assert max(b.n for b in few.calibration.batches()) == 2**20 // 270_000
+    assert max(b.n for b in few.calibration.batches(8)) == 8  # whoever asks gets what was asked for
+    assert max(b.n for b in load_data(small.data()).calibration.batches()) == 32
+
+
+def test_giving_memory_back_changes_nothing():
+    before = torch.arange(10)
+    give_back()
+    assert before.tolist() == list(range(10))
