@@ -9,7 +9,7 @@ budgets of LAMP and ERK; `lessen/magnitude` is the best of the four on the test 
 Three seeds of the predictor (its first weights, which samples and in what order); a part is a network and a seed, and
 those that are in the file of results already are not run again unless --again is given.
 
-    python benchmarks/learned_pruning.py [--quick] [--nets resnet_8,lenet_300_100,depthwise] [--seeds 0,1,2]
+    python benchmarks/learned_pruning.py [--quick] [--nets resnet_8,lenet_300_100] [--seeds 0,1,2]
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from lessen.train.method import Lesson
 
 NAME = "learned_pruning"
 BUDGETS = ("layer", "global", "lamp", "erk")
-SPARSITIES = {"resnet_8": 0.5, "lenet_300_100": 0.9, "depthwise": 0.4}
-LESSONS, LR = 8192, 5e-3
+SPARSITIES = {"resnet_8": 0.5, "lenet_300_100": 0.9}
+LESSONS, LR = 4096, 5e-3
 
 
 @dataclass(frozen=True, eq=False)

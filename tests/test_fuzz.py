@@ -27,7 +27,7 @@ from lessen.plan import Plan, Treatment
 from lessen.quantize import Uniform
 from lessen.targets import float_onnx
 
-QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PLAN = """lessen: 1
 target: onnxruntime
 seed: 3
@@ -65,7 +65,7 @@ def changed(value: object, path: tuple, new: object) -> object:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_a_plan_with_any_value_anywhere(data):
     plan = yaml.safe_load(PLAN)
     made = changed(plan, data.draw(st.sampled_from(places(plan))), data.draw(values))
@@ -75,7 +75,7 @@ def test_a_plan_with_any_value_anywhere(data):
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_damaged_plan(data):
     cut, at = data.draw(st.integers(0, 30)), data.draw(st.integers(0, len(PLAN)))
     text = PLAN[:at] + data.draw(st.text(max_size=6)) + PLAN[at + cut :]

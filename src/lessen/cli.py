@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -229,7 +230,8 @@ def main() -> None:
     """Entry point: wrong use and bad input end with one clear message and exit code 2, never a traceback."""
     logging.disable(logging.WARNING)  # the exporters' talk; what concerns the user is in the report
     try:
-        with _stoppable():
+        with _stoppable(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what torch tells its own programmers
             app(standalone_mode=True)
     except LessenError as error:
         _die(str(error), error.exit_code)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lessen import Magnitude, OptimalBrain, Stack, Uniform
+import lessen
+import small
+from lessen import Magnitude, OptimalBrain, Snip, Stack, Uniform
 from lessen.allocation import allocated
 from lessen.bench import Bench
 from lessen.errors import LessenError
@@ -113,6 +115,17 @@ def test_the_chooser_gets_the_budget_divided_among_the_layers_that_it_may_touch(
     for name in ("conv", "large"):
         assert wanted[name] in [c.choice.technique for c in items[name]]
         assert wanted[name].budget == "layer"
+
+
+def test_a_compression_under_a_shared_budget_is_replayed_to_the_byte() -> None:
+    """The gradients too: the plan names each layer's own sparsity, and the same samples give the same scores."""
+    data = small.data(900, seed=5)
+    done = lessen.compress(small.trained(), data, "3%", using=(Snip(0.6),), target="packed")
+    told = {t.technique for t in done.plan.layers.values()}
+    assert len({t.sparsity for t in told}) > 1
+    assert {t.budget for t in told} == {"layer"}
+    again = lessen.replay(done.plan, small.trained(), data)
+    assert again.files["model.lessen"].read_bytes() == done.files["model.lessen"].read_bytes()
 
 
 def test_a_budget_that_nobody_knows_is_refused() -> None:

@@ -11,7 +11,6 @@ from lessen import KMeans, Uniform
 from lessen.report import Progress
 from lessen.search import order
 
-
 EIGHT = (Uniform(8),)
 
 

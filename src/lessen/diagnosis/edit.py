@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -20,20 +21,37 @@ def nodes_of(model: ir.Model) -> dict[str, ir.Node]:
     return {str(n.name): n for n in model.graph}
 
 
-def write_weight(graph: ir.Graph, node: ir.Node, index: int, exact: Array, axis: int) -> None:
-    """The weight at 8 bits, symmetric, rounded to nearest, one step for each output channel."""
+Written = dict[tuple[int, tuple[int, ...], bytes], ir.Value]  # what was written so far, by axis, shape and values
+
+
+def write_weight(graph: ir.Graph, place: tuple[ir.Node, int], exact: Array, axis: int, written: Written) -> None:
+    """The weight at 8 bits, symmetric, rounded to nearest, one step for each output channel.
+
+    Args:
+        place: node and index of the input that reads it.
+        written: equal weights are written once and shared.
+    """
+    node, index = place
+    key = (axis, exact.shape, hashlib.sha256(np.ascontiguousarray(exact).tobytes()).digest())
+    known = written.get(key)
+    if known is None:
+        known = written[key] = _dequantized(graph, f"{node.name}.{index}.per_channel", exact, axis)
+    node.replace_input_with(index, known)
+
+
+def _dequantized(graph: ir.Graph, name: str, exact: Array, axis: int) -> ir.Value:
     rest = tuple(i for i in range(exact.ndim) if i != axis)
     scale = np.maximum(np.abs(exact).max(rest) / 127, 1e-12).astype(np.float32)
     steps = scale.reshape([-1 if i == axis else 1 for i in range(exact.ndim)])
     codes = np.clip(np.rint(exact / steps), -127, 127).astype(np.int8)
-    name = _fresh(graph, f"{node.name}.{index}.per_channel")
+    name = _fresh(graph, name)
     inputs = [constant(graph, name, codes), constant(graph, f"{name}_scale", scale),
               constant(graph, f"{name}_zero_point", np.zeros(scale.shape, np.int8))]  # fmt: skip
     dequantize = ir.node(DEQUANTIZE, inputs, attributes={"axis": axis}, name=f"{name}_dequantize")
     out = dequantize.outputs[0]
     out.name, out.type, out.shape = f"{name}_output", ir.TensorType(ir.DataType.FLOAT), ir.Shape(exact.shape)
-    graph.insert_before(node, dequantize)
-    node.replace_input_with(index, out)
+    graph.insert_before(graph[0], dequantize)  # it reads constants alone, and several nodes may read it
+    return out
 
 
 def _fresh(graph: ir.Graph, name: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from ..models.equalize import balance
 from ..targets.graph import Array
 from ..targets.ranges import Rule
-from .edit import insert_scaling, nodes_of, write_biases, write_range, write_weight
+from .edit import Written, insert_scaling, nodes_of, write_biases, write_range, write_weight
 from .measure import measured
 from .normal import normal, with_outputs_named
 from .restore import restored
@@ -44,11 +44,11 @@ class PerChannel:
     units: tuple[str, ...]
 
     def apply(self, state: State) -> State:
-        file = state.copy()
+        file, written = state.copy(), Written()
         nodes = nodes_of(file)
         for (unit, index), exact in state.weights.items():
             if unit in self.units and unit in nodes and nodes[unit].op_type in KINDS:
-                write_weight(file.graph, nodes[unit], index, exact, state.axes[unit, index])
+                write_weight(file.graph, (nodes[unit], index), exact, state.axes[unit, index], written)
         write_biases(file.graph, dict(state.biases))
         return state.edited(file)
 
@@ -137,7 +137,7 @@ class Smooth:
     peaks: tuple[tuple[float, ...], ...]
 
     def apply(self, state: State) -> State:
-        file = state.copy()
+        file, written = state.copy(), Written()
         nodes, weights = nodes_of(file), dict(state.weights)
         peaks = dict(zip(self.units, self.peaks, strict=True))
         groups: dict[str, list[Unit]] = {}
@@ -157,7 +157,7 @@ class Smooth:
             for m in members:
                 axis = state.axes[m.name, 1]
                 weights[m.name, 1] = weights[m.name, 1] * _along(scale, 2, 1 - axis)
-                write_weight(file.graph, nodes[m.name], 1, weights[m.name, 1], axis)
+                write_weight(file.graph, (nodes[m.name], 1), weights[m.name, 1], axis, written)
         return _ranged(state.edited(file, weights=weights), new)
 
     def __str__(self) -> str:
@@ -210,7 +210,7 @@ class Equalize:
     units: tuple[str, ...]
 
     def apply(self, state: State) -> State:
-        file = state.copy()
+        file, written = state.copy(), Written()
         nodes, weights, biases = nodes_of(file), dict(state.weights), dict(state.biases)
         pairs = []
         for first, second, quantizer in seams(state):
@@ -219,7 +219,9 @@ class Equalize:
                 pairs.append(quantizer.node)
                 for unit in (first, second):
                     at = unit.weights[0].index
-                    write_weight(file.graph, nodes[unit.name], at, weights[unit.name, at], state.axes[unit.name, at])
+                    write_weight(
+                        file.graph, (nodes[unit.name], at), weights[unit.name, at], state.axes[unit.name, at], written
+                    )
         write_biases(file.graph, biases, only=tuple(biases))
         return _ranged(state.edited(file, weights=weights, biases=biases), pairs)
 

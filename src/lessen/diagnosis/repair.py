@@ -20,7 +20,7 @@ from ..verify import Judge
 from .blame import Switchboard
 from .diagnosis import SAMPLES, SWITCHED, Diagnosis, inputs_of, judge_of, output_db, some
 from .measure import measured
-from .mends import Mend
+from .mends import EightBits, InFloat, Mend
 from .propose import dear, mends_of, together
 from .reasons import findings
 from .state import State
@@ -28,7 +28,7 @@ from .units import Unit
 
 QUIET = 45.0  # decibels from which a layer's own noise is left alone
 GAIN = 0.5  # decibels at the outputs that a mend must bring to stay
-LAST = 0.5  # share of the units that may go back to float before it is called a failure
+LAST = 0.5  # most units, as a share of all, that are put back to float in one step
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,18 +144,22 @@ class _Work:
         yield from (m for m in together(found) if m not in tried)
 
     def _dear(self) -> Iterator[Mend]:
-        """The units that pay most, by the file as it is by then."""
-        total, gone, count = len(self.state.units), 0, 1
-        while gone < LAST * total:
-            batches = inputs_of(some(self.data.calibration, SWITCHED))
-            board = Switchboard(self.state.graph, self.state.units, self.state.exact, batches)
-            pays = {u.name: board.whole - board.error([u.name]) for u in self.state.units if _rounded(u, self.state)}
-            worst = sorted(pays, key=lambda n: -pays[n])[:count]
-            if not worst:
-                return
-            for unit in [u for u in self.state.units if u.name in worst]:
-                yield dear(unit)
-            gone, count = gone + len(worst), min(4, count + 1)
+        """The units that pay most, by the file as it is by then: one; where that does not help, twice as many."""
+        count, order = 1, self._by_pay()
+        while order and count <= max(1, LAST * len(self.state.units)):
+            few = tuple(u.name for u in order[:count] if type(dear(u)) is EightBits)
+            yield EightBits(few) if few else InFloat(tuple(u.name for u in order[:count]))
+            if self.steps and self.steps[-1].kept:
+                count, order = max(1, count // 2), self._by_pay()
+            else:
+                count *= 2
+
+    def _by_pay(self) -> list[Unit]:
+        batches = inputs_of(some(self.data.calibration, SWITCHED))
+        board = Switchboard(self.state.graph, self.state.units, self.state.exact, batches)
+        left = [u for u in self.state.units if _rounded(u, self.state)]
+        pays = {u.name: board.whole - board.error([u.name]) for u in left}
+        return sorted(left, key=lambda u: -pays[u.name])
 
     def _try(self, mend: Mend) -> None:
         state = mend.apply(self.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -37,12 +38,17 @@ def wired(model: ir.Model, units: Sequence[Unit], exact: Exact) -> Wires:
     """Adds the unrounded form of every input of the units to the graph; nobody reads it yet."""
     wires = Wires({str(n.name): n for n in model.graph})
     views: dict[ir.Value, ir.Value] = {}
+    shared: dict[tuple[tuple[int, ...], bytes], ir.Value] = {}
     for unit in units:
         node = wires.nodes[unit.name]
         for index, array in exact.get(unit.name, {}).items():
             value = node.inputs[index]
             assert value is not None
-            held = constant(model.graph, f"{unit.name}.{index}.exact", np.ascontiguousarray(array, np.float32))
+            plain = np.ascontiguousarray(array, np.float32)
+            key = (plain.shape, hashlib.sha256(plain.tobytes()).digest())
+            if key not in shared:  # a weight that several nodes read is held once
+                shared[key] = constant(model.graph, f"{unit.name}.{index}.exact", plain)
+            held = shared[key]
             _note(wires, (unit.name, index), value, held, weight=True)
         for index in unit.reads:
             value = node.inputs[index]

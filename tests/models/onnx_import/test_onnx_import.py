@@ -19,7 +19,9 @@ from torch import nn
 from lessen.errors import LessenError
 from lessen.factorize import SVD
 from lessen.models import trace
+from lessen.models.groups import find_groups
 from lessen.models.onnx_import import OnnxModule, load_onnx
+from lessen.models.surgery import shrink
 from lessen.quantize import Uniform
 from lessen.share import KMeans
 from lessen.stack import Stack
@@ -443,3 +445,31 @@ def test_damaged_files_never_raise_anything_else(cnn: Path, tmp_path: Path, seed
         module.to_onnx()
     except LessenError as error:
         assert str(error)
+
+
+def test_a_network_with_branches_is_not_made_one_branch(tmp_path: Path) -> None:
+    """Removing channels by way of an exported graph would lose the branch that the samples don't take."""
+
+    def branch(name: str) -> onnx.GraphProto:
+        n = helper.make_node
+        nodes = [n("MatMul", ["x", "a"], ["h"]), n("Reshape", ["h", "s"], ["r"]), n("Relu", ["r"], ["q"]),
+                 n("MatMul", ["q", "w"], ["y"])]  # fmt: skip
+        size = numpy_helper.from_array(np.array([-1, 8], np.int64), "s")
+        out = helper.make_tensor_value_info("y", 1, ["b", 2])
+        return helper.make_graph(nodes, name, [], [out], [initializer("a", 4, 8), initializer("w", 8, 2), size])
+
+    node = helper.make_node("If", ["c"], ["z"], then_branch=branch("then"), else_branch=branch("else"))
+    path = save(tmp_path / "if.onnx", [node], [("x", 1, ["b", 4]), ("c", 9, [])], [("z", 1, ["b", 2])], [])
+    module, data = load_onnx(path), (torch.randn(3, 4), torch.tensor(True))
+    assert module.has_branches
+    module(*data)
+    grouping = find_groups(module, data)
+    group = next((g for g in grouping.groups if g.size == 8), None)
+    if group is None:
+        return  # nothing can be removed: nothing can be lost
+    try:
+        made = shrink(module, {group.name: [1, 2]}, data, grouping)
+    except LessenError as error:
+        assert "branch" in str(error)
+        return
+    assert isinstance(made, OnnxModule) and made.has_branches

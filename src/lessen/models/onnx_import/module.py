@@ -76,6 +76,11 @@ class OnnxModule(nn.Module):
         """(node, operator, why) of each node that ONNX Runtime runs; no gradient passes those."""
         return [(s.where, s.a.op, s.reason) for s in self._program.walk() if s.reason]
 
+    @property
+    def has_branches(self) -> bool:
+        """Whether the data picks what runs: an export of this module would keep one branch only."""
+        return any(step.branches for step in self._program.walk())
+
     def forward(self, *inputs: Any) -> Any:
         """Run on inputs in the graph's order; one tensor, or a tuple of as many as the graph has outputs."""
         names = self._program.inputs

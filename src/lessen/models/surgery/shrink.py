@@ -189,6 +189,9 @@ def _double(inputs: Inputs) -> Inputs:
 def _as_graph(model: nn.Module, inputs: Inputs, cut: Cut, judge: _Judge, why: tuple[str, str]) -> Shrunk:
     complaint, names = why
     mend = "leave these groups out, or declare what couples them with couple()"
+    if getattr(model, "has_branches", False):
+        lost = "an exported graph would keep only the branch that these inputs take"
+        raise Unprovable(f"can't remove units ({complaint}); {lost}", where=names, mend="leave these groups out")
     try:
         candidate = rewritten(copy.deepcopy(model), inputs, cut.edits, cut.flow)
     except Exception as error:  # the exporter raises whatever it likes
