@@ -77,7 +77,7 @@ def rows_of(way: str, quick: bool) -> list[common.Row]:
     got = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     who, threads = WAYS[way], f"{got['threads']} threads"
     units = {"seconds": "s", "cpu_seconds": "s", "peak_bytes": "bytes", "model_bytes": "bytes"}
-    return [common.row(who, WHAT, k, got[k], unit, note=threads) for k, unit in units.items()]
+    return [common.row(who, f"{WHAT}, {way}", k, got[k], unit, note=threads) for k, unit in units.items()]
 
 
 def main() -> None:
@@ -89,13 +89,15 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measured(options.measure, options.quick)))
         return
-    started = time.perf_counter()
-    rows = [r for way in options.ways.split(",") for r in rows_of(way, options.quick)]
-    common.show(rows)
-    if options.out:
-        common.save(options.out, f"python benchmarks/{NAME}.py", WHAT, rows, time.perf_counter() - started)
-    elif not options.quick:
-        common.write(NAME, WHAT, rows, time.perf_counter() - started)
+    for way in options.ways.split(","):
+        started = time.perf_counter()
+        rows = rows_of(way, options.quick)
+        seconds = time.perf_counter() - started
+        common.show(rows)
+        if options.out:
+            common.save(options.out, f"python benchmarks/{NAME}.py", rows[0]["what"], rows, seconds)
+        elif not options.quick:
+            common.write(NAME, rows[0]["what"], rows, seconds)
 
 
 if __name__ == "__main__":

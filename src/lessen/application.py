@@ -16,6 +16,8 @@ from .in_turn import realize_in_turn
 from .models import fold_batchnorm, load, trace
 from .plan import Treatment
 from .propose import chosen_layers
+from .prune.channels import Channels
+from .prune.depth import Depth
 from .statistics import collect
 from .training import trained
 
@@ -27,7 +29,8 @@ def apply(
 
     Args:
         model: an `nn.Module`, "file.py:factory", or a path.
-        technique: one instance, `Uniform(bits=4)`; or one that trains, `RigL(sparsity=0.9)`, on all of `data`.
+        technique: one instance, `Uniform(bits=4)`; one that removes structure, `Channels(0.3)` or `Depth(2)` (they look
+            at the whole network: `where` is not for them); or one that trains, `RigL(sparsity=0.9)`, on all of `data`.
         data: calibration samples, as for `compress`; None works without statistics (no error feedback).
         where: globs of layers; none means all.
         in_turn: each layer is coded for what the layers coded before it hand it, and makes up for their errors as far
@@ -41,6 +44,10 @@ def apply(
     if hasattr(technique, "fit") and not isinstance(technique, type):
         with _modes_kept(model):
             return trained(model, technique, data, where)
+    if isinstance(technique, (Channels, Depth)):
+        from .search.alone import structured  # it knows everybody, this module too
+
+        return structured(model, technique, data)
     if isinstance(technique, type) or not hasattr(technique, "encode"):
         raise LessenError(
             f"{technique!r} can't be applied to one layer", where="apply", mend="give an instance: Uniform(bits=8)"

@@ -9,12 +9,13 @@ from typing import Any
 from . import factorize, prune, quantize, share, stack, train
 from .errors import LessenError, did_you_mean
 from .prune.channels import Channels
+from .prune.depth import Depth
 from .technique import Technique
 
 
 def known() -> dict[str, type]:
     """Name -> type of every technique that the packages export."""
-    found: dict[str, type] = {"Channels": Channels}
+    found: dict[str, type] = {"Channels": Channels, "Depth": Depth}
     for package in (quantize, prune, share, factorize, stack):
         for name in package.__all__:
             member: Any = getattr(package, name)
@@ -30,9 +31,9 @@ def trainings() -> dict[str, type]:
 
 
 def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
-    """What `--using` asks for: "uniform,kmeans" or techniques themselves; None means all that offer something."""
+    """What `--using` asks for: "uniform,kmeans" or techniques themselves; None means all that offer something at little cost."""
     if names is None:
-        return tuple(t for t in known().values() if t.offers())  # type: ignore[attr-defined]
+        return tuple(t for t in known().values() if t.offers() and t is not Depth)  # type: ignore[attr-defined]
     words = [w.strip() for w in names.split(",") if w.strip()] if isinstance(names, str) else list(names)
     if not words:
         raise LessenError("no technique is named", where="--using", mend=did_you_mean("", known()))

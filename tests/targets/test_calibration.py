@@ -19,7 +19,7 @@ from lessen.targets.placement import Rules
 from lessen.targets.qdq import quantized
 from lessen.targets.ranges import Histogram, Importance, Range
 from lessen.targets.trial import disturbance, importances, ranges
-from targets.small_nets import grid, sqnr
+from targets.small_nets import exported, grid, sqnr
 from targets.small_nets import noise as gaussian
 
 
@@ -286,3 +286,29 @@ def test_layers_that_read_the_same_round_it_once(tmp_path) -> None:
     assert len(target.verify(path).integer) == 3 and not target.verify(path).floating
     q, k, v = (x[:1] @ torch.from_numpy(w) for w in weights.values())
     assert sqnr((q + k) * v, target.session(path)((x[:1],))[0]) > 28
+
+
+class Three(torch.nn.Module):
+    """A depthwise convolution between two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.third = torch.nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.third(torch.relu(self.second(torch.relu(self.first(x))))).sum((2, 3))
+
+
+@pytest.mark.parametrize("held", ["kept", "weight"])
+def test_the_runtime_does_not_round_a_layer_that_was_left_alone(held, tmp_path) -> None:
+    """ONNX Runtime rounds the weight of any convolution that reads quantized values, one scale for the tensor."""
+    x = gaussian(40, 3, 8, 8)
+    module, layers, model = exported(Three, x)
+    codings = {n.name: grid(n) for n in layers if held == "weight" or "second" not in n.name}
+    how = {n.name: "weight" if "second" in n.name else "int8" for n in layers if n.name in codings}
+    plan, target = Coded(layers, codings, how), OnnxRuntime()
+    path = target.export(model, tmp_path / "m.onnx", plan, target.ranges(model, plan, [(x,)]))
+    assert sqnr(module(x).detach(), target.session(path)((x,))[0]) > 25
+    kernels = target.verify(path)
+    assert (len(kernels.integer), len(kernels.floating)) == ((2, 1) if held == "kept" else (3, 0))

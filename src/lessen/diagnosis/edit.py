@@ -15,6 +15,7 @@ from .normal import DEQUANTIZE, QUANTIZE
 from .units import BIAS
 
 INT32 = 2**31 - 1
+FLOOR = 1e-5  # least step of a channel over the largest: a bias in steps of it must still fit 32 bits
 
 
 def nodes_of(model: ir.Model) -> dict[str, ir.Node]:
@@ -41,7 +42,8 @@ def write_weight(graph: ir.Graph, place: tuple[ir.Node, int], exact: Array, axis
 
 def _dequantized(graph: ir.Graph, name: str, exact: Array, axis: int) -> ir.Value:
     rest = tuple(i for i in range(exact.ndim) if i != axis)
-    scale = np.maximum(np.abs(exact).max(rest) / 127, 1e-12).astype(np.float32)
+    scale = np.abs(exact).max(rest) / 127
+    scale = np.maximum(scale, max(FLOOR * float(scale.max()), 1e-12)).astype(np.float32)
     steps = scale.reshape([-1 if i == axis else 1 for i in range(exact.ndim)])
     codes = np.clip(np.rint(exact / steps), -127, 127).astype(np.int8)
     name = _fresh(graph, name)
@@ -152,7 +154,7 @@ def _bias_step(node: ir.Node) -> Array | None:
 
 def _write_bias(graph: ir.Graph, node: ir.Node, at: int, bias: Array, step: Array) -> None:
     steps = np.ascontiguousarray(np.broadcast_to(step, bias.shape) if step.size == 1 else step).astype(np.float32)
-    codes = np.clip(np.rint(bias / steps), -INT32, INT32).astype(np.int32)
+    codes = np.clip(np.rint(bias.astype(np.float64) / steps), -INT32, INT32).astype(np.int32)
     name = _fresh(graph, f"{node.name}.bias_int32")
     inputs = [constant(graph, name, codes), constant(graph, f"{name}_scale", steps),
               constant(graph, f"{name}_zero_point", np.zeros(steps.shape, np.int32))]  # fmt: skip

@@ -31,15 +31,15 @@ def _diagnosis(d: DiagnosisRecord) -> Iterator[RenderableType]:
     yield line(where(d))
     yield Text()
     if d.causes:
-        rows = ((c.says, str(len(c.layers)), phrases.share(c.pays), c.mend or "none") for c in d.causes[:4])
-        yield table([("what is wrong", KEEP), ("layers", RIGHT), ("pay", RIGHT), ("mend", FOLD)], rows)
+        causes = ((c.says, str(len(c.layers)), phrases.share(c.pays), c.mend or "none") for c in d.causes[:4])
+        yield table([("what is wrong", KEEP), ("layers", RIGHT), ("pay", RIGHT), ("mend", FOLD)], causes)
         yield Text()
     named = {x.node: x for x in d.layers}
     worst = [x for x in (named[n] for n in d.worst) if (x.pays or 0) >= _SMALL]
-    yield table([("layers that pay most", {"width": 30, **FOLD}), ("arrives", RIGHT), ("alone", RIGHT),
-                 ("pays", RIGHT)],
-                ((f"{i}  {short(x.name, 40)}", _db(x.arrives_db), _db(x.alone_db), phrases.share(x.pays))
-                 for i, x in enumerate(worst, 1)))  # fmt: skip
+    name = {"min_width": 30, "max_width": 46, **FOLD}
+    rows = ((f"{i}  {short(x.name, 42)}", _db(x.arrives_db), _db(x.alone_db), phrases.share(x.pays))
+            for i, x in enumerate(worst, 1))  # fmt: skip
+    yield table([("layers that pay most", name), ("arrives", RIGHT), ("alone", RIGHT), ("pays", RIGHT)], rows)
     yield Text()
     yield _reasons(worst)
     yield Text()

@@ -21,7 +21,7 @@ Choice = Callable[[Tensor], Tensor]  # scores [groups, columns of a block, rows]
 _GLANCE = 64  # rows of a group that tell which of two ways is better
 _WIDE, _NARROW, _LEAST = 128, 32, 8  # columns between two products
 _DAMPS = (0.02, 0.001)  # of the mean diagonal: without, the first columns lean on later ones more than these can bear
-_SMALL = 2**14  # weights of a layer that takes no time
+_SMALL = 2**12  # weights of a layer that takes no time
 
 
 def remove(W: Tensor, factor: Factor, choose: Choice, keep: Tensor | None, block: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from ..memory import give_back
 from ..plan import Plan, Treatment
 from ..propose import chosen_layers, settings_of
 from ..prune.channels import Channels
+from ..prune.depth import Depth
 from ..report import Progress
 from ..smoothing import smoothed_bench
 from ..targets.locate import locate_all
@@ -26,6 +27,7 @@ from .found import Found
 from .order import forms
 from .prepare import prepared
 from .pricing import prices_of
+from .shallow import shallower
 from .track import Track
 
 
@@ -65,6 +67,7 @@ def journey(
         _climb(job, track, ladder, progress)
     asked: tuple[Any, ...] = settings_of(job.using)
     _narrow(job, track, bench, [t for t in asked if isinstance(t, Channels)], progress)
+    _shallow(job, track, bench, [t for t in asked if isinstance(t, Depth)], progress)
     return track.settled()
 
 
@@ -89,6 +92,14 @@ def _narrow(job: Job, track: Track, bench: Bench, settings: Iterable[Channels], 
         if wider is None:
             continue  # rounded to channel counts that the target likes, nothing may go at a small share
         if not track.explore(wider, Exporter(job.target, wider, job.model.inputs, job.data.calibration)):
+            return
+
+
+def _shallow(job: Job, track: Track, bench: Bench, settings: Iterable[Depth], progress: Progress) -> None:
+    """Networks without some of their residual blocks, until one loses too much."""
+    for technique in sorted(settings, key=lambda t: t.blocks):
+        made = shallower(job, bench, technique, progress)
+        if made is None or not track.explore(made, Exporter(job.target, made, job.model.inputs, job.data.calibration)):
             return
 
 

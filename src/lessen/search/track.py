@@ -89,7 +89,7 @@ class Track:
         self.progress.note(f"{len(techniques)} of {len(offered)} settings can pay on {self.job.target.name}")
         with self.progress.stage("propose", total=len(bench.traced.layers)) as step:
             items = propose(bench, techniques, self.prices, dict(self.allowed), step)
-        self.unit = self.unit or self.price(items)  # of the first bench, the untouched one: costs of all can be compared
+        self.unit = self.unit or self.price(items)  # of the untouched network, explored first: costs compare
         items = as_trained(items, bench, self.prices) if bench.trained else items
         points = [p for p in curve(items, self.unit) if p.picks]
         if any(c.choice.activations for candidates in items.values() for c in candidates):

@@ -65,7 +65,8 @@ class Problem:
         kept = _last.get(self.source, order, damp)
         if kept is not None:
             return kept
-        factor = factorize(self.H, damp, order)
+        as_it_is = torch.equal(order, torch.arange(len(order)))  # spares a copy in another order
+        factor = factorize(self.H, damp, None if as_it_is else order)
         if factor is None:
             log.info("%s: the second moment of its input is singular; errors are not fed back", self.name)
         _last.keep(self.source, order, damp, factor)

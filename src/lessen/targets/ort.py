@@ -56,8 +56,10 @@ class OnnxRuntime:
 
     @property
     def rules(self) -> Rules:
-        pools = ("GlobalAveragePool", "AveragePool")
-        return Rules(behind_convolutions=True, elementwise=("Add", "Mul"), pools=pools, live=True)
+        return Rules(
+            behind_convolutions=True, elementwise=("Add", "Mul"), guards=("Conv", "ConvTranspose", "Gemm"),
+            pools=("GlobalAveragePool", "AveragePool"), live=True,
+        )  # fmt: skip
 
     def nbytes(self, layer: Layer, coding: Coding) -> int:
         return onnx_file.nbytes(layer, coding)

@@ -26,6 +26,8 @@ class Rules:
         behind_convolutions: its integer convolution needs a quantized output.
         elementwise: two-input operators that it runs in integers between convolutions.
         attention: quantize both inputs of matrix products of two activations.
+        guards: operators with weights that it rounds by itself, one scale for the whole tensor, as soon as they read
+            quantized values (ONNX Runtime's WeightBiasQuantization): it must not see that they do.
         pools: averages over positions that it computes in integers between quantized tensors.
         live: it has integer products whose input's range is found anew in every batch.
     """
@@ -33,6 +35,7 @@ class Rules:
     behind_convolutions: bool = True
     elementwise: tuple[str, ...] = ("Add",)
     attention: bool = False
+    guards: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     live: bool = False
 

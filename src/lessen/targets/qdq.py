@@ -54,15 +54,40 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
     shared = {n: r for n, r in _shared_ranges(placement, ranges).items() if not r.empty}
     placement = placement.without(set(placement.tensors) - set(shared))  # nobody knows how far those reach
     live = live_in(placement, integer, shared) if rules.live else set()
+    between = {n for n, s in sites.items() if n not in integer and _between(s, coded.codings.get(n), placement, rules)}
     for name, site in sites.items():
         if name in coded.codings:
-            if coded.how(site) == "int8" and str(site.uses[0][0].inputs[0].name) in live:  # type: ignore[union-attr]
+            if name in between:
+                _write_int8(model.graph, site, coded.codings[name], shared)
+            elif coded.how(site) == "int8" and str(site.uses[0][0].inputs[0].name) in live:  # type: ignore[union-attr]
                 _write_live(model.graph, site, coded.codings[name])
             else:
                 _write_weight(model.graph, site, coded.codings[name], coded.how(site), shared)
     write_recurrent(model.graph, coded)
     _write_pairs(model.graph, placement.without(live), shared)
+    rounded = {node for n in {*integer, *between} if n in coded.codings for node, _ in sites[n].uses}
+    for name, readers in placement.readers.items():
+        for node, index in readers:
+            if node.op_type in rules.guards and index == 0 and node not in rounded:
+                _guard(model.graph, node, shared[name])
     return drop_unused(model)
+
+
+def _between(site: Site, coding: Coding | None, placement: Placement, rules: Rules) -> bool:
+    """Weight-only among quantized values: its codes can be multiplied as they are, its input is rounded anyway."""
+    reads = {(id(node), index) for readers in placement.readers.values() for node, index in readers}
+    fits = isinstance(coding, Grid) and fits_int8(coding) and bool(site.uses)
+    return fits and all(n.op_type in rules.guards and i == 1 and (id(n), 0) in reads for n, i in site.uses)
+
+
+def _guard(graph: ir.Graph, node: ir.Node, r: Range) -> None:
+    """A maximum with the least value there is changes nothing, but hides from the runtime where values come from."""
+    least = constant(graph, f"{node.name}_least", np.array(-r.zero_point * r.scale, np.float32))
+    guard = ir.node("Max", [node.inputs[0], least], name=f"{node.name}_guard")
+    value = guard.outputs[0]
+    value.name, value.type = f"{node.name}_guarded", ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(node, guard)
+    node.replace_input_with(0, value)
 
 
 def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -75,10 +100,7 @@ def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[st
 
 def _write_weight(graph: ir.Graph, site: Site, coding: Coding, how: Execution, ranges: Mapping[str, Range]) -> None:
     if how == "int8":
-        matrix = int8_matrix(coding)
-        value = _write_integer(graph, site, matrix)
-        for node, _ in site.uses:
-            _write_bias(graph, node, value, matrix, site, ranges)
+        _write_int8(graph, site, coding, ranges)
     elif is_float(coding):
         _write_float(site, coding)
     elif isinstance(coding, Grid) and set(site.operators) == {"Gather"} and site.axis == 0 and fits_int8(coding):
@@ -90,6 +112,13 @@ def _write_weight(graph: ir.Graph, site: Site, coding: Coding, how: Execution, r
         write_nbits(graph, site, coding)
     else:
         _write_decoded(graph, site, coding)
+
+
+def _write_int8(graph: ir.Graph, site: Site, coding: Coding, ranges: Mapping[str, Range]) -> None:
+    matrix = int8_matrix(coding)
+    value = _write_integer(graph, site, matrix)
+    for node, _ in site.uses:
+        _write_bias(graph, node, value, matrix, site, ranges)
 
 
 def _write_live(graph: ir.Graph, site: Site, coding: Coding) -> None:
