@@ -8,6 +8,7 @@ import torch
 import small
 from lessen.artifact import Exporter
 from lessen.bench import Bench, realize
+from lessen.codings.container import read_lessen
 from lessen.data import load_data
 from lessen.factorize import SVD
 from lessen.memory import give_back
@@ -43,6 +44,21 @@ def test_what_lies_between_two_factors_is_measured_for_each_plan(bench_and_data,
     assert first != second
     assert fresh.write(realize(bench, plans[1]), tmp_path / "fresh.onnx").read_bytes() == second
     assert busy.write(realize(bench, plans[0]), tmp_path / "again.onnx").read_bytes() == first
+
+
+def test_a_norm_that_only_the_graph_folded_leaves_the_packed_weight_coded(bench_and_data, tmp_path):
+    _, samples, inputs = bench_and_data
+    net = small.trained()  # its norm not folded by us: the exporter does it, and the graph's weight is another
+    traced = trace(net, inputs)
+    bench = Bench(net, traced, collect(net, traced.layers, samples.calibration.batches()))
+    exporter = Exporter(target("packed"), bench, inputs, samples.calibration)
+    made = realize(bench, {x.name: Treatment(Uniform(8)) for x in traced.layers})
+    path = exporter.write(made, tmp_path / "model.lessen")
+    package = read_lessen(path)
+    assert [k for k in package.others if k.startswith("gain:")]
+    assert not [k for k, v in package.others.items() if k.startswith("graph:") and v.ndim > 1]
+    (out,) = target("packed").session(path)(inputs)
+    assert torch.allclose(out, made.module(*inputs), atol=1e-4)
 
 
 def test_large_samples_come_in_small_batches():

@@ -18,7 +18,8 @@ def test_every_offer_survives_description(name):
 def test_names_in_any_case_types_and_instances():
     assert named("uniform, KMEANS") == (Uniform, KMeans)
     assert named((Uniform(4), "kmeans")) == (Uniform(4), KMeans)
-    assert set(named(None)) == {t for t in known().values() if t.offers()}
+    slow = {known()["Depth"]}  # blocks are tried one by one
+    assert set(named(None)) == {t for t in known().values() if t.offers()} - slow
 
 
 @pytest.mark.parametrize(

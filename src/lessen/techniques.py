@@ -31,7 +31,7 @@ def trainings() -> dict[str, type]:
 
 
 def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
-    """What `--using` asks for: "uniform,kmeans" or techniques themselves; None means all that offer something at little cost."""
+    """What `--using` asks for: "uniform,kmeans", or techniques; None: all that offer something, but `Depth`."""
     if names is None:
         return tuple(t for t in known().values() if t.offers() and t is not Depth)  # type: ignore[attr-defined]
     words = [w.strip() for w in names.split(",") if w.strip()] if isinstance(names, str) else list(names)

@@ -16,6 +16,7 @@ from ..errors import LessenError, extra
 from .layer import KINDS, Layer
 
 GRAPH = "graph:"  # prefix of tensors that only the graph knows
+GAIN = "gain:"  # of the rows of a graph's weight
 SCALE = "scale:"  # prefix of what a smoothed weight is divided by, column by column, to give the parameter
 
 
@@ -29,8 +30,8 @@ def parameter_of(package: Package, name: str) -> Tensor:
     return weight_of(package, name, package.others.get(SCALE + name))
 
 
-def weight_of(package: Package, name: str, scale: Tensor | None = None) -> Tensor:
-    """A coded weight, decoded, in the parameter's own layout; its columns divided by `scale`."""
+def weight_of(package: Package, name: str, scale: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
+    """A coded weight, decoded, in the parameter's own layout; columns divided by `scale`, rows times `gain`."""
     layout = package.layouts.get(name, {})
     shape, kind = layout.get("shape"), layout.get("kind")
     axis, groups = layout.get("out_axis", 0), layout.get("groups", 1)
@@ -46,6 +47,10 @@ def weight_of(package: Package, name: str, scale: Tensor | None = None) -> Tenso
         if scale.shape != matrix.shape[1:] or not bool((scale > 0).all()):
             raise LessenError("its scales don't fit its weight", where=name, mend="the file is damaged: write it again")
         matrix = matrix / scale
+    if gain is not None:
+        if gain.shape != matrix.shape[:1] or not gain.is_floating_point():
+            raise LessenError("its gains don't fit its weight", where=name, mend="the file is damaged: write it again")
+        matrix = matrix * gain[:, None]
     return layer.from_matrix(matrix)
 
 
@@ -60,7 +65,7 @@ def load_into(module: nn.Module, path: str | Path) -> nn.Module:
         LessenError: the file is damaged, or made from another network.
     """
     package, mend = read_lessen(path), "give the network that the file was made from"
-    values = {k: v for k, v in package.others.items() if not k.startswith((GRAPH, SCALE))}
+    values = {k: v for k, v in package.others.items() if not k.startswith((GRAPH, GAIN, SCALE))}
     try:
         twin = _edited(module, package)
         values |= {name: parameter_of(package, name) for name in package.codings}
@@ -148,14 +153,15 @@ def _array(package: Package, entry: Mapping[str, Any]) -> np.ndarray:
     if "stack" in entry:
         return np.stack([_gates(_weight(package, part["layer"]), part["gates"]) for part in entry["stack"]])
     if "layer" in entry:
-        return np.ascontiguousarray(_weight(package, entry["layer"]).transpose(entry["permuted"]))
+        gain = package.others[GAIN + entry["name"]] if entry.get("gained") else None
+        return np.ascontiguousarray(_weight(package, entry["layer"], gain).transpose(entry["permuted"]))
     return package.others[GRAPH + str(entry["name"])].numpy()
 
 
-def _weight(package: Package, name: Any) -> np.ndarray:
+def _weight(package: Package, name: Any, gain: Tensor | None = None) -> np.ndarray:
     if name not in package.codings:
         raise LessenError(f"the graph asks for the weight {name!r}, which is not in the file")
-    return weight_of(package, str(name)).numpy()
+    return weight_of(package, str(name), gain=gain).numpy()
 
 
 def _gates(weight: np.ndarray, order: list[int]) -> np.ndarray:

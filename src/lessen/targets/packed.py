@@ -15,10 +15,10 @@ from ..codings import Coding
 from ..codings.container import Package, to_bytes
 from ..codings.entropy import estimated_size
 from ..models.layer import Layer
-from ..models.packed import GRAPH, graph_bytes, layout_of
+from ..models.packed import GAIN, GRAPH, graph_bytes, layout_of
 from .coded import Coded
 from .graph import array_of, copied, ort_session, serialized
-from .locate import Site, locate_all
+from .locate import locate_all
 from .onnx_file import write_whole
 from .ort import FLOAT, session_of
 from .ranges import Range
@@ -78,16 +78,20 @@ def _proto(content: bytes) -> Any:
 def package_of(model: ir.Model, coded: Coded) -> Package:
     """The codings, the rest of the initializers, and the graph without either."""
     layers = tuple(x for x in coded.layers if x.name in coded.codings)
-    sites = {s.value.name: s for s in locate_all(model, layers).values() if _plain(s)}
+    sites = {s.value.name: s for s in locate_all(model, layers).values()}
     stacks = _stacks(model, layers)
     held = [s.layer for s in sites.values()] + [p.layer for stack in stacks.values() for p in stack]
     codings = {x.name: coded.codings[x.name] for x in held}
     initializers: list[dict[str, Any]] = []
-    others = {}
+    others: dict[str, Tensor] = {}
     for name, value in model.graph.initializers.items():
         site = sites.get(name)
         if site is not None:
-            initializers.append({"name": name, "layer": site.layer.name, "permuted": list(site.permuted)})
+            entry: dict[str, Any] = {"name": name, "layer": site.layer.name, "permuted": list(site.permuted)}
+            if site.gain is not None and not bool((site.gain == 1).all()):  # the graph has a norm folded in
+                others[GAIN + name] = site.gain
+                entry["gained"] = True
+            initializers.append(entry)
         elif name in stacks:
             stack = [{"layer": p.layer.name, "gates": list(p.order)} for p in stacks[name]]
             initializers.append({"name": name, "stack": stack})
@@ -110,7 +114,3 @@ def _stacks(model: ir.Model, layers: tuple[Layer, ...]) -> dict[str, list[Place]
             found.setdefault(str(value.name), {})[place.direction] = place
     sizes = {name: len(array_of(model.graph.initializers[name])) for name in found}  # type: ignore[arg-type]
     return {name: [p[d] for d in range(len(p))] for name, p in found.items() if set(p) == set(range(sizes[name]))}
-
-
-def _plain(site: Site) -> bool:
-    return site.gain is None or bool((site.gain == 1).all())
