@@ -30,6 +30,8 @@ from .pricing import prices_of
 from .shallow import shallower
 from .track import Track
 
+SLOWER = "integers were measured to be slower than float on this network, so that its layers compute in float"
+
 
 def original_file(job: Job, exporter: Exporter, folder: RunFolder) -> Path:
     """The float model in the target's runtime: the user's own ONNX file, or the export of the torch network."""
@@ -59,16 +61,25 @@ def journey(
     with progress.stage("costs"):
         prices = prices_of(job, exporter)
     track = Track(job, judge, folder, progress, prices, allowed, rounds, bench)
-    for form in forms(job, bench, exporter, progress):
-        track.explore(*form)
-        if track.cheapest_holds:
-            break
+    _look(job, track, bench, exporter, progress)
     for ladder in ladders:
         _climb(job, track, ladder, progress)
     asked: tuple[Any, ...] = settings_of(job.using)
     _narrow(job, track, bench, [t for t in asked if isinstance(t, Channels)], progress)
     _shallow(job, track, bench, [t for t in asked if isinstance(t, Depth)], progress)
     return track.settled()
+
+
+def _look(job: Job, track: Track, bench: Bench, exporter: Exporter, progress: Progress) -> None:
+    """The network in its own width; should integers make it slower, once more without them."""
+    for form in forms(job, bench, exporter, progress):
+        track.explore(*form)
+        if track.cheapest_holds:
+            break
+    if not track.integers_pay():
+        track.risks.append(SLOWER)
+        track.without_integers()
+        track.explore(bench, exporter)
 
 
 def _climb(job: Job, track: Track, ladder: Sequence[Sparsifier], progress: Progress) -> None:

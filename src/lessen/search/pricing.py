@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..artifact import Exporter
 from ..codings import Coding
@@ -19,6 +21,7 @@ class TargetPrices:
 
     target: Target
     table: LayerCosts | None = None
+    integers: bool = True  # False where they turned out to be slower than float: weights are only stored smaller
 
     def nbytes(self, layer: Layer, coding: Coding) -> int:
         return self.target.nbytes(layer, coding)
@@ -27,7 +30,15 @@ class TargetPrices:
         return 0.0 if self.table is None else self.table.seconds(layer, coding, integer)
 
     def runs_integers(self, layer: Layer, coding: Coding) -> bool:
-        return layer.kind in self.target.executes and is_integer_grid(coding)
+        return self.integers and layer.kind in self.target.executes and is_integer_grid(coding)
+
+    def in_float(self) -> TargetPrices:
+        """The same without integer arithmetic."""
+        return replace(self, integers=False)
+
+    def speed(self, path: Path, measure: Callable[[Path], float]) -> float:
+        """How many times as fast as the original a file is; measured once on this machine."""
+        return measure(path) if self.table is None else self.table.remembered(path.read_bytes(), lambda: measure(path))
 
 
 def prices_of(job: Job, exporter: Exporter) -> TargetPrices:

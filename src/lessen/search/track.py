@@ -15,7 +15,7 @@ from ..job import Job
 from ..memory import give_back
 from ..packed import write_artifact
 from ..plan import Plan
-from ..propose import Prices, propose, settings_of, worthwhile
+from ..propose import propose, settings_of, worthwhile
 from ..recover import coders, made, plain, recovery_for
 from ..report import Point, Progress
 from ..solve import Candidate, Price, Solution, curve
@@ -23,6 +23,7 @@ from ..targets import compare
 from ..verify import Judge, one_sample
 from .accuracy import Measure, Measured, best, search
 from .found import Found, plan_of, treatments_of
+from .pricing import TargetPrices
 from .variants import as_trained, zeros
 
 _RETREATS = (1.0, 0.5, 0.1)  # shares of the promised drop that a plan may use on the validation part
@@ -56,7 +57,7 @@ class Track:
     judge: Judge
     folder: RunFolder
     progress: Progress
-    prices: Prices
+    prices: TargetPrices
     allowed: Mapping[str, str]
     rounds: int
     whole: Bench
@@ -106,6 +107,29 @@ class Track:
         self.trials += [_Trial(bench, exporter, m) for m in tried]
         self.last_was_cheapest = tried[-1].index == len(points) - 1
         return best(tried, self.limit) is not None
+
+    def integers_pay(self) -> bool:
+        """Whether the best plan so far, run in the target's runtime, is at least as fast as the original.
+
+        Layers are priced one by one; what the ways between float and integer layers cost only the whole file shows.
+        """
+        good = [t for t in self.trials if t.measured.bound <= self.limit]
+        chosen = min(good or self.trials, key=self._cost)
+        if not any(t.activations for t in treatments_of(chosen.measured.solution).values()):
+            return True
+        ratio = self.prices.speed(self._candidate(chosen), self._speed)
+        self.progress.note(f"integers: {ratio:.2f} times as fast as the original")
+        return ratio >= 1.0
+
+    def _speed(self, path: Path) -> float:
+        one = one_sample(self.job.data.validation)
+        return compare([self.judge.baseline, path], one, self.job.target, seconds=1.0)[1].ratio_high
+
+    def without_integers(self) -> None:
+        """From here on all layers compute in float; plans that did not are forgotten."""
+        self.prices = self.prices.in_float()
+        runs = ((t, treatments_of(t.measured.solution).values()) for t in self.trials)
+        self.trials = [t for t, treatments in runs if not any(x.activations for x in treatments)]
 
     def _holds_in_float(self, bench: Bench, exporter: Exporter) -> bool:
         """Whether a narrower or a trained network is good enough before anything else is done to it."""
@@ -217,9 +241,12 @@ class Track:
     def _test_drop(self, trial: _Trial) -> float:
         if self.limit == float("inf"):
             return 0.0
+        return self.judge.drop(self._candidate(trial), self.job.data.test)[1].value
+
+    def _candidate(self, trial: _Trial) -> Path:
+        """The file of a plan, written once more."""
         compressed = made(self.job, trial.bench, treatments_of(trial.measured.solution), trial.measured.extra.recover)
-        path = trial.exporter.write(compressed, self.folder.scratch("candidate" + self.job.target.suffix))
-        return self.judge.drop(path, self.job.data.test)[1].value
+        return trial.exporter.write(compressed, self.folder.scratch("candidate" + self.job.target.suffix))
 
     def _fits(self, trial: _Trial) -> bool:
         return self._small_and_fast(trial.measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -92,7 +92,7 @@ def place(model: ir.Model, sites: Iterable[Site], rules: Rules) -> Placement:
     placement = Placement()
     for node, _ in integer:
         placement.add(node.inputs[0], [(node, 0)])
-    convolutions = {node for node, _ in integer if node.op_type in CONVOLUTIONS}
+    convolutions = dict.fromkeys(node for node, _ in integer if node.op_type in CONVOLUTIONS)  # in order
     joins = [n for n in model.graph if n.op_type in rules.elementwise and _joins(n, convolutions)]
     for node in joins:
         for i, value in enumerate(node.inputs):
@@ -131,7 +131,7 @@ def _is_float(value: ir.Value) -> bool:
     return value.type is None or value.dtype in (ir.DataType.FLOAT, None)
 
 
-def _joins(node: ir.Node, convolutions: set[ir.Node]) -> bool:
+def _joins(node: ir.Node, convolutions: Container[ir.Node | None]) -> bool:
     """Both inputs are activations and one of them comes from an integer convolution."""
     if any(v is None or is_constant(v) for v in node.inputs):
         return False
