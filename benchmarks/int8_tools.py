@@ -71,25 +71,35 @@ def nncf_onnx(source: Path, samples: Sequence[Feed], out: Path, transformer: boo
 def ort_static(source: Path, samples: Sequence[Feed], out: Path, transformer: bool) -> Made:
     """`quant_pre_process`, then `quantize_static`: QDQ, per channel, unsigned activations, signed weights, min-max."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     clock = Clock()
     ready = out.with_suffix(".ready.onnx")
-    quant_pre_process(str(source), str(ready))
+    _prepared(source, ready)
     quantize_static(str(ready), str(out), _reader(samples), quant_format=QuantFormat.QDQ, per_channel=True,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
     ready.unlink()
     return clock.made(out)
 
 
+def _prepared(source: Path, ready: Path) -> None:
+    """ONNX Runtime's pre-processing; without its symbolic shape inference where that fails, as its message advises."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        quant_pre_process(str(source), str(ready))
+    except Exception as error:
+        if "symbolic shape" not in str(error):
+            raise
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+
+
 def ort_dynamic(source: Path, samples: Sequence[Feed], out: Path, transformer: bool) -> Made:
     """`quant_pre_process`, then `quantize_dynamic`, per channel: what its documentation advises for transformers."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     clock = Clock()
     ready = out.with_suffix(".ready.onnx")
-    quant_pre_process(str(source), str(ready))
+    _prepared(source, ready)
     quantize_dynamic(str(ready), str(out), per_channel=True, weight_type=QuantType.QInt8)
     ready.unlink()
     return clock.made(out)

@@ -144,7 +144,8 @@ def _written(job: Job, found: Found, folder: RunFolder, progress: Progress) -> R
         compressed = made(job, found.bench, found.treatments, found.plan.recover)
     with progress.stage("export"):
         write_artifact(found.exporter, compressed, artifact, found.plan)
-        if artifact.name != "model.lessen":
+    if artifact.name != "model.lessen":
+        with progress.stage("pack"):
             write_packed(folder.path("model.lessen"), compressed, found.exporter.graph_of(compressed), found.plan)
     folder.path("plan.yaml").write_text(found.plan.to_yaml(), "utf-8")
     with progress.stage("verify"):
