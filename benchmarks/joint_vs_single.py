@@ -28,6 +28,7 @@ from joint_tasks import TASKS
 
 from lessen import Compression
 from lessen.prune import Channels
+from lessen.prune.depth import Depth
 from lessen.techniques import known
 
 NAME, DEFAULT, QUICK = "joint_vs_single", "demo_resnet,letters_mlp,lenet_5", "letters_mlp"
@@ -41,7 +42,7 @@ def run(task: str, target: str, count: int, fractions: tuple[float, ...]) -> lis
     job = Compression(network, parts, target=target).open()
     with tempfile.TemporaryDirectory() as folder:
         tracer = Tracer(job, Path(folder), fractions)
-        techniques = {name: t for name, t in known().items() if t is not Channels}
+        techniques = {name: t for name, t in known().items() if t not in (Channels, Depth)}
         curves = {}
         for name, technique in techniques.items():
             curves[name] = tracer.single(technique, count, flat=bool(fractions))

@@ -42,7 +42,10 @@ NeededData = Annotated[
 Text = Optional[str]  # noqa: UP045
 TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino or packed.")]
 UsingOption = Annotated[
-    Text, typer.Option(help="Techniques to choose among: channels,uniform,kmeans,... (default: all).")
+    Text,
+    typer.Option(
+        help="Techniques to choose among: channels,uniform,kmeans,... (default: all). With --train also str, rigl, gmp, lsq, ..."
+    ),
 ]
 MetricOption = Annotated[Text, typer.Option(help="accuracy, top5, f1, mse, mae, spearman, or file.py:function.")]
 WhereOption = Annotated[
@@ -53,7 +56,7 @@ TrainOption = Annotated[Text, typer.Option(help="Data to fine-tune on, with dist
 SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of every random choice.")]
 ImagesOption = Annotated[
     Text,
-    typer.Option(help="How pictures become inputs: mean=0.5,std=0.5,crop=0.875 (a:b:c by channel).", metavar="HOW"),
+    typer.Option(help="How pictures become inputs: mean=0.5,std=0.5,crop=0.875 (by channel a : b : c).", metavar="HOW"),
 ]
 ShapeOption = Annotated[
     Text, typer.Option(help="Shape of one sample, where MODEL does not tell: 3x224x224.", metavar="CxHxW")
