@@ -13,7 +13,7 @@ from ..statistics import Statistics, collect
 from ..verify import one_sample
 
 _LARGE_SAMPLE = 4096  # values of one sample above which fewer samples settle it: each brings many positions
-_ENOUGH, _BACKWARD = 48, 16  # then: samples for the second moments, and for the Fisher information
+_ENOUGH, _BACKWARD = 40, 8  # then: samples for the second moments, and for the Fisher information
 
 
 def prepared(job: Job, progress: Progress) -> Bench:
