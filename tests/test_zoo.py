@@ -11,7 +11,6 @@ import torch
 
 import zoo
 from zoo import fetch
-from zoo.cache import CHECKPOINTS
 from zoo.items import ITEMS, Item
 
 
@@ -35,7 +34,6 @@ def test_digits() -> None:
     assert zoo.accuracy(zoo.digit_cnn(), x, y) > 0.99
 
 
-@pytest.mark.skipif(not (CHECKPOINTS / "character_gpt.safetensors").is_file(), reason="scripts/train_nets.py makes it")
 def test_character_gpt() -> None:
     tokens = zoo.characters()[2][: 129 * 64].view(64, 129)
     with torch.no_grad():

@@ -90,7 +90,7 @@ def test_it_gives_a_finite_weight_of_the_layer_s_shape(technique: Technique, kin
 @pytest.mark.parametrize("technique", ONE_EACH, ids=by_name)
 def test_it_can_do_an_ordinary_layer(technique: Technique) -> None:
     of = layer("linear", 48, 128)
-    technique.encode(of, statistics(of))
+    assert technique.encode(of, statistics(of)).decode().shape == of.shape
 
 
 @pytest.mark.parametrize("technique", SETTINGS, ids=by_name)
