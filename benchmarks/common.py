@@ -84,6 +84,16 @@ def save(
     return path
 
 
+def keep(
+    options: argparse.Namespace, name: str, part: str, rows: Sequence[Row], seconds: float, packages: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """Writes the rows of one part to where the command line says: --out, results/NAME.json, or with --quick nowhere."""
+    if options.out:
+        save(options.out, f"python benchmarks/{name}.py", part, rows, seconds, packages)
+    elif not options.quick:
+        write(name, part, rows, seconds, packages)
+
+
 def rows(path: Path) -> list[Row]:
     """The rows of a file of results."""
     return list(json.loads(path.read_text())["rows"])

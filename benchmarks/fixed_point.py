@@ -124,10 +124,7 @@ def main() -> None:
         rows = rows_of(what, NETS[what](), BATCH if options.quick else 10_000)
         seconds = time.perf_counter() - started
         common.show(rows)
-        if options.out:
-            common.save(options.out, f"python benchmarks/{NAME}.py", what, rows, seconds)
-        elif not options.quick:
-            common.write(NAME, what, rows, seconds)
+        common.keep(options, NAME, what, rows, seconds)
 
 
 if __name__ == "__main__":

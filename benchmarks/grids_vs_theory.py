@@ -194,10 +194,7 @@ def main() -> None:
         for what, rows in PARTS[part](options.quick):
             common.show(rows)
             seconds, started = time.perf_counter() - started, time.perf_counter()
-            if options.out:
-                common.save(options.out, f"python benchmarks/{NAME}.py", what, rows, seconds)
-            elif not options.quick:
-                common.write(NAME, what, rows, seconds)
+            common.keep(options, NAME, what, rows, seconds)
 
 
 if __name__ == "__main__":

@@ -216,10 +216,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         common.show(rows)
         print(f"{what}: {seconds:.0f} s", flush=True)
-        if options.out:
-            common.save(options.out, f"python benchmarks/{NAME}.py", what, rows, seconds, ("nncf",))
-        elif not options.quick:
-            common.write(NAME, what, rows, seconds, ("nncf",))
+        common.keep(options, NAME, what, rows, seconds, ("nncf",))
 
 
 if __name__ == "__main__":

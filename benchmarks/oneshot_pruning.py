@@ -170,10 +170,7 @@ def main() -> None:
             rows = run(name, lab, pattern)
             common.show(rows)
             seconds = time.perf_counter() - started
-            if options.out:
-                common.save(options.out, f"python benchmarks/{NAME}.py", f"{name} {pattern}", rows, seconds)
-            elif not options.quick:
-                common.write(NAME, f"{name} {pattern}", rows, seconds)
+            common.keep(options, NAME, f"{name} {pattern}", rows, seconds)
 
 
 if __name__ == "__main__":

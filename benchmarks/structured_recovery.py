@@ -266,10 +266,7 @@ def main() -> None:
             rows = race.rows()
         seconds = time.perf_counter() - started
         common.show(rows)
-        if options.out:
-            common.save(options.out, f"python benchmarks/{NAME}.py", name, rows, seconds, PACKAGES)
-        elif not options.quick:
-            common.write(NAME, name, rows, seconds, PACKAGES)
+        common.keep(options, NAME, name, rows, seconds, PACKAGES)
 
 
 if __name__ == "__main__":

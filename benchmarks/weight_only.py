@@ -201,10 +201,7 @@ def main() -> None:
             rows = rows_of(what, task, base, s, QUICK_WAYS if options.quick else options.ways.split(","))
             rows += entropy_coded(what, task, s)
             seconds = time.perf_counter() - started
-            if options.out:
-                common.save(options.out, f"python benchmarks/{NAME}.py", s.name(what), rows, seconds, ("transformers",))
-            elif not options.quick:
-                common.write(NAME, s.name(what), rows, seconds, ("transformers",))
+            common.keep(options, NAME, s.name(what), rows, seconds, ("transformers",))
 
 
 def _done(path: Path) -> set[str]:

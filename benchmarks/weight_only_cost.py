@@ -94,10 +94,7 @@ def main() -> None:
         rows = rows_of(way, options.quick)
         seconds = time.perf_counter() - started
         common.show(rows)
-        if options.out:
-            common.save(options.out, f"python benchmarks/{NAME}.py", rows[0]["what"], rows, seconds)
-        elif not options.quick:
-            common.write(NAME, rows[0]["what"], rows, seconds)
+        common.keep(options, NAME, rows[0]["what"], rows, seconds)
 
 
 if __name__ == "__main__":
