@@ -15,10 +15,11 @@ LAYER = {"codings", "errors", "models.layer", "statistics", "technique"}
 # What each room may import, besides itself. A file or room that isn't named may import all but the cli.
 KNOWS = {
     "errors": set[str](),
+    "memory": set[str](),
     "codings": {"errors"},
     "userfile": {"errors"},
     "models": {"codings", "errors", "userfile"},
-    "statistics": {"codings", "errors", "models.layer"},
+    "statistics": {"codings", "errors", "memory", "models.layer"},
     "technique": {"codings", "errors", "models.layer", "statistics"},
     "prune": LAYER,
     "quantize": LAYER,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .codings import Coding
 from .errors import LessenError
+from .memory import rest
 from .models import Layer, Trace
 from .models.put import put_matrix
 from .plan import Treatment
@@ -20,7 +21,7 @@ from .statistics.fallback import fall_backs
 from .technique import Technique
 from .train.qat_inputs import InputRange
 
-_KEPT_BYTES = 512 * 2**20  # codings kept for another round of the search
+_KEPT_BYTES = 64 * 2**20  # codings kept for another round of the search; or as much as the weights take
 
 
 @dataclass(eq=False)
@@ -80,13 +81,15 @@ class Bench:
             except LessenError as error:
                 return error
             finally:
+                rest()
                 if told:
                     self._told[layer.name, technique] = "; ".join(told)
 
     def _keep(self, key: tuple[str, Technique], made: Coding | LessenError) -> None:
         self._made[key] = made
         self._bytes += _nbytes(made)
-        while self._bytes > _KEPT_BYTES and len(self._made) > 1:
+        room = max(_KEPT_BYTES, sum(x.weight.nbytes for x in self.traced.layers))
+        while self._bytes > room and len(self._made) > 1:
             _, dropped = self._made.popitem(last=False)
             self._bytes -= _nbytes(dropped)
 

@@ -12,6 +12,7 @@ from .allocation import allocated
 from .bench import Bench
 from .codings import Coding, Dense, Grid
 from .errors import LessenError, did_you_mean
+from .memory import rest
 from .models import Layer
 from .plan import Treatment
 from .solve import Candidate
@@ -128,6 +129,7 @@ def _candidates(
             continue
         harm = statistics.harm(coding.decode() - matrix)
         found.extend(_ways_to_run(layer, statistics, technique, coding, harm, prices))
+    rest()
     step(1)
     return found
 

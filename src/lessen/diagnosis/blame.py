@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..targets.calibrate import as_array, chunks
-from ..targets.graph import Array, ort_session, serialized
+from ..targets.graph import Array, session_on
 from .measure import Batches, Noise, decibels
 from .restore import FLAGS, Exact, switchable
 from .units import Unit
@@ -42,7 +42,7 @@ class Switchboard:
 
     def __post_init__(self) -> None:
         made = switchable(self.model, self.units, self.exact)
-        self._session = ort_session(serialized(made), intra_op_num_threads=1)
+        self._session = session_on(made, intra_op_num_threads=1)
         self._names = [i.name for i in self._session.get_inputs() if i.name != FLAGS]
         first = self._session.get_inputs()[0].shape
         self._fixed = first[0] if first and isinstance(first[0], int) else None

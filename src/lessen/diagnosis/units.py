@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..targets.graph import Array, array_of, copied, drop_unused, ort_session, serialized
+from ..targets.graph import Array, array_of, copied, drop_unused, session_on
 from ..targets.placement import MOVERS
 from .normal import DEQUANTIZE, OUTPUT, QUANTIZE
 
@@ -161,7 +161,7 @@ def evaluated(model: ir.Model, names: Sequence[str]) -> dict[str, Array]:
     drop_unused(part)
     for value in [v for v in part.graph.inputs if not list(v.uses())]:
         part.graph.inputs.remove(value)
-    got = ort_session(serialized(part), intra_op_num_threads=1).run(left, {})
+    got = session_on(part, intra_op_num_threads=1).run(left, {})
     return plain | dict(zip(left, got, strict=True))
 
 

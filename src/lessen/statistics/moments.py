@@ -5,14 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..memory import Shelf, rest
+
 WIDEST = 4608  # columns: above, only the diagonal of the second moment is held (85 MB at this width)
 
 
 class Moments:
-    """Sums of x, of x xT and of the range of what comes into a layer."""
+    """Sums of x, of x xT and of the range of what comes into a layer.
 
-    def __init__(self, second: bool = True) -> None:
+    Args:
+        second: whether x xT is wanted, or its diagonal alone.
+        shelf: where large sums lie between two batches.
+    """
+
+    def __init__(self, second: bool = True, shelf: Shelf | None = None) -> None:
         self.second = second
+        self.shelf = shelf or Shelf()
         self.n = 0
         self.low, self.high = float("inf"), float("-inf")
         self.sum: Tensor | None = None
@@ -30,7 +38,8 @@ class Moments:
         groups, n, width = columns.shape
         if self.sum is None:
             self.sum = torch.zeros(groups, width, dtype=torch.float64)
-            self.square = torch.zeros((groups, width, width) if self.second and width <= WIDEST else (groups, width))
+            full = self.second and width <= WIDEST
+            self.square = self.shelf.zeros(groups, width, *([width] if full else []))
         self.n += n
         self.sum += columns.sum(1)
         assert self.square is not None
@@ -38,11 +47,13 @@ class Moments:
             self.square.baddbmm_(columns.transpose(1, 2), columns)
         else:
             self.square += columns.square().sum(1)
+        rest()
 
     def finish(self) -> None:
         """From sums to means, in place; layers that share these sums then share one matrix."""
         if self.square is not None and not self._finished:
             self.square /= self.n
+            rest()
         self._finished = True
 
     def mean(self) -> Tensor | None:

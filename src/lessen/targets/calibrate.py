@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ..errors import LessenError
 from .clipping import noise
-from .graph import Array, copied, ort_session, serialized
+from .graph import Array, copied, session_on
 from .ranges import Histogram, Importance, Range
 
 log = logging.getLogger("lessen")
 FIRST_LOOK, ENOUGH = 32, 0.01  # samples before the first look; excess of noise that more samples may still remove
 VALUES = 50_000  # of each tensor that must have been seen before it may stop: fewer say little of the tails
 CHUNK = 4  # samples that are run at once; all asked-for activations of so many are in memory
+LARGE = 2**15  # values of a sample's inputs (181 x 181 pixels) above which samples are run one by one
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _counted(
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """The same with the number of samples."""
     # As many threads as torch was told to use: more of them fight over a machine that has other work.
-    session = ort_session(serialized(_exposed(model, tensors)), intra_op_num_threads=torch.get_num_threads())
+    session = session_on(_exposed(model, tensors), intra_op_num_threads=torch.get_num_threads())
     inputs = [i.name for i in session.get_inputs()]
     outside = [n for n in tensors if n not in inputs]
     samples = 0
@@ -154,12 +155,12 @@ def chunks(batches: Iterable[Sequence[Any]], fixed: int | None) -> Iterator[tupl
 
     A batch whose inputs have no common first axis (a state, a rate) is one sample as it is.
     """
-    size = fixed or CHUNK
     for batch in batches:
         arrays = tuple(as_array(x) for x in batch)
         if len({a.shape[:1] for a in arrays}) > 1:
             yield arrays
             continue
+        size = fixed or (1 if sum(a[:1].size for a in arrays) > LARGE else CHUNK)
         for start in range(0, len(arrays[0]), size):
             part = tuple(a[start : start + size] for a in arrays)
             lack = (fixed or 0) - len(part[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import LessenError, extra
 
 LARGEST = 2**31 - 2**20  # protobuf can't hold more than 2 GiB in one message
+_BESIDE = 2**24  # bytes of weights above which a graph goes to ONNX Runtime by files: in memory it takes four copies
 Array = NDArray[Any]
 
 
@@ -62,12 +65,26 @@ def drop_unused(model: ir.Model) -> ir.Model:
 
 def serialized(model: ir.Model) -> bytes:
     """The bytes of the ONNX file."""
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    size = _weights(model)
     if size > LARGEST:
         raise LessenError(f"{size / 2**30:.1f} GiB of weights don't fit one ONNX file (at most 2 GiB)")
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # shapes in between: every runtime works them out, and they can be a tenth of a file
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _weights(model: ir.Model) -> int:
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def session_on(model: ir.Model, **settings: Any) -> Any:
+    """`ort_session` of a graph in memory; a large one's weights are written beside it, where the runtime maps them."""
+    if _weights(model) < _BESIDE:
+        return ort_session(serialized(model), **settings)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "graph.onnx"
+        ir.save(model, path, external_data="weights")
+        return ort_session(str(path), **settings)
 
 
 def ort_session(source: bytes | str, **settings: Any) -> Any:
@@ -87,6 +104,6 @@ def ort_session(source: bytes | str, **settings: Any) -> Any:
 
 def run_onnx(model: ir.Model, inputs: Sequence[Array]) -> list[Array]:
     """The outputs of a graph for one batch of inputs, by ONNX Runtime."""
-    session = ort_session(serialized(model))
+    session = session_on(model)
     names = [i.name for i in session.get_inputs()]
     return list(session.run(None, dict(zip(names, inputs, strict=True))))

@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from .calibrate import CHUNK, calibrated, chunks, fixed_batch, maker
+from .calibrate import calibrated, chunks, fixed_batch, maker
 from .clipping import live_noise, noise
 from .coded import Coded
 from .dynamic import live_inputs
-from .graph import Array, ort_session, serialized
+from .graph import Array, session_on
 from .locate import Site, locate_all
 from .placement import Rules, place
 from .qdq import activations, quantized
@@ -41,13 +41,25 @@ def ranges(
     if not tensors:
         return {}
     parts = chunks(batches, None)
-    head = list(itertools.islice(parts, -(-SAMPLES // CHUNK)))
+    head = _first(parts)
     seen = calibrated(model, tensors, itertools.chain(head, parts), importances(model, coded)).found
     _warn(model, seen)
     live = live_tensors(model, coded, rules)
     if rule is not None:
         return _ranges(seen, rule, live)
     return _best(model, coded, rules, seen, live, head)
+
+
+def _first(parts: Iterable[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
+    """The parts that the trials run: `SAMPLES` samples, or all if there are fewer."""
+    head: list[tuple[Array, ...]] = []
+    samples = 0
+    for part in parts:
+        head.append(part)
+        samples += len(part[0])
+        if samples >= SAMPLES:
+            break
+    return head
 
 
 def live_tensors(model: ir.Model, coded: Coded, rules: Rules) -> set[str]:
@@ -79,7 +91,7 @@ def _best(
     model: ir.Model, coded: Coded, rules: Rules, seen: Mapping[str, Histogram], live: set[str],
     head: Sequence[tuple[Array, ...]],
 ) -> dict[str, Range]:  # fmt: skip
-    wanted = _outputs(serialized(model), head)
+    wanted = _outputs(model, head)
     tried: dict[Rule, tuple[float, dict[str, Range]]] = {}
     for rule in TRIED:
         found = _ranges(seen, rule, live)
@@ -94,8 +106,8 @@ def disturbance(
     model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]]
 ) -> float:
     """Squared error of the outputs by their squared size when activations are rounded to these ranges, weights not."""
-    head = list(itertools.islice(chunks(batches, None), -(-SAMPLES // CHUNK)))
-    return _error(_outputs(serialized(model), head), _rounded(model, coded, found, rules, head))
+    head = _first(chunks(batches, None))
+    return _error(_outputs(model, head), _rounded(model, coded, found, rules, head))
 
 
 def _rounded(
@@ -104,11 +116,11 @@ def _rounded(
     """Outputs of the float graph with nothing but the pairs put in."""
     how = {name: coded.how(site) for name, site in locate_all(model, coded.layers).items()}  # that of its coding
     bare = Coded(coded.layers, {}, {x.name: how.get(x.name, "float") for x in coded.layers})
-    return _outputs(serialized(quantized(model, bare, found, rules)), head)
+    return _outputs(quantized(model, bare, found, rules), head)
 
 
-def _outputs(content: bytes, head: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
-    session = ort_session(content, intra_op_num_threads=torch.get_num_threads())
+def _outputs(model: ir.Model, head: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+    session = session_on(model, intra_op_num_threads=torch.get_num_threads())
     names = [i.name for i in session.get_inputs()]
     parts = chunks(head, fixed_batch(session))
     return [session.run(None, dict(zip(names, part, strict=True))) for part in parts]
