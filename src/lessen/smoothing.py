@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .artifact import Exporter
 from .bench import Bench
-from .memory import Shelf
+from .memory import kept
 from .statistics import Statistics
 from .targets import smoothed
 
@@ -59,7 +59,6 @@ def _transformed(
 ) -> dict[str, Statistics]:
     """Statistics of x / s; layers that shared one second moment share the new one too."""
     moments: dict[tuple[int, int], Tensor] = {}
-    shelf = Shelf()
     found = dict(statistics)
     for name, s in scales.items():
         old = statistics.get(name)
@@ -67,7 +66,7 @@ def _transformed(
             continue
         key = (id(old.H), id(s))
         if old.H is not None and key not in moments:
-            moments[key] = shelf.kept(old.H / (torch.outer(s, s) if old.H.ndim == 3 else s.square()))
+            moments[key] = kept(old.H / (torch.outer(s, s) if old.H.ndim == 3 else s.square()))
         low, high = ranges[name]
         mean = None if old.mean is None else old.mean / s
         gradients = None if old.gradients is None else old.gradients.scaled(s)

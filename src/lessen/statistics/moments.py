@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..memory import Shelf, rest
+from ..memory import rest, shelved
 
 WIDEST = 4608  # columns: above, only the diagonal of the second moment is held (85 MB at this width)
 
@@ -15,12 +15,10 @@ class Moments:
 
     Args:
         second: whether x xT is wanted, or its diagonal alone.
-        shelf: where large sums lie between two batches.
     """
 
-    def __init__(self, second: bool = True, shelf: Shelf | None = None) -> None:
+    def __init__(self, second: bool = True) -> None:
         self.second = second
-        self.shelf = shelf or Shelf()
         self.n = 0
         self.low, self.high = float("inf"), float("-inf")
         self.sum: Tensor | None = None
@@ -39,7 +37,7 @@ class Moments:
         if self.sum is None:
             self.sum = torch.zeros(groups, width, dtype=torch.float64)
             full = self.second and width <= WIDEST
-            self.square = self.shelf.zeros(groups, width, *([width] if full else []))
+            self.square = shelved(groups, width, *([width] if full else []))
         self.n += n
         self.sum += columns.sum(1)
         assert self.square is not None

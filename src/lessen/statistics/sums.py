@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..memory import Shelf
 from ..models.layer import Layer
 from .columns import Convolution, patches, sample_rows
 from .moments import Lookups, Moments
@@ -23,8 +22,7 @@ class Sums:
 
     def begin_again(self) -> None:
         """Forget everything seen so far."""
-        shelf = Shelf()
-        self.moments = {leader: Moments(shelf=shelf) for leader in self.leaders.values()}
+        self.moments = {leader: Moments() for leader in self.leaders.values()}
         self.lookups_by = {x.name: Lookups(x.shape[0]) for x in self.layers if x.kind == "embedding"}
         self.positions: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(0)
