@@ -13,6 +13,7 @@ report included), peers' from the float ONNX file to theirs. `seconds_<stage>` t
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import tempfile
@@ -69,7 +70,13 @@ class Contest:
     def _summed_up(self) -> None:
         """The figures that both runtimes have, as one: the worse of the two."""
         for who in dict.fromkeys(r["who"] for r in self.rows):
-            for figure in ("loss_points", "file_bytes", "compress_seconds", "latency_ratio_to_best_peer"):
+            for figure in (
+                "loss_points",
+                "file_bytes",
+                "compress_seconds",
+                "compress_peak_bytes",
+                "latency_ratio_to_best_peer",
+            ):
                 both = [r for r in self.rows if r["who"] == who and r["figure"] in {f"{figure}_{x}" for x in RUNTIMES}]
                 if both := [r for r in both if r["value"] is not None]:
                     worst = max(both, key=lambda r: r["value"])
@@ -96,18 +103,22 @@ class Contest:
         return path
 
     def _peers(self) -> None:
+        for package in ("nncf", "openvino", "onnxruntime.quantization"):
+            importlib.import_module(package)  # before time and memory are looked at
         source = self.made[RUNTIMES[0]]["float32"]
         samples = list(self._samples(source))
         for who, tool in tools(self.task.transformer).items():
             out = self.folder / f"{tool.__name__}.onnx"
             self.note(who)
             try:
-                made = tool(source, samples, out, self.task.transformer)
+                with common.Peak() as peak:
+                    made = tool(source, samples, out, self.task.transformer)
             except Exception as error:  # peers fail in many ways; that is a result
                 why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
                 self.row(who, "file_bytes", None, "bytes", note=why)
                 continue
             self._placed(who, made)
+            self.row(who, "compress_peak_bytes", peak.bytes, "bytes")
 
     def _placed(self, who: str, made: Made) -> None:
         self.row(who, "compress_seconds", made.seconds, "s", cpu_seconds=round(made.cpu, 2))
@@ -128,11 +139,13 @@ class Contest:
         out = self.folder / f"{who.replace('/', '-').replace(' ', '-')}-{runtime}"
         self.note(f"{who}, {runtime}")
         start, cpu = time.perf_counter(), time.process_time()
-        result = self._job(runtime, using).run(out)
+        with common.Peak() as peak:
+            result = self._job(runtime, using).run(out)
         whole, cpu = time.perf_counter() - start, time.process_time() - cpu
         stages, path = result.report.seconds, result.files["model.onnx"]
         note = f"target {runtime}"
         self.row(who, f"compress_seconds_{runtime}", whole, "s", cpu_seconds=round(cpu, 2), note=note)
+        self.row(who, f"compress_peak_bytes_{runtime}", peak.bytes, "bytes", note=note)
         same = sum(v for k, v in stages.items() if k in SAME_PART)
         self.row(who, f"quantize_seconds_{runtime}", same, "s", note=f"{note}: {' + '.join(SAME_PART)}")
         for stage, value in stages.items():

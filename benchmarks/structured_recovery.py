@@ -42,8 +42,8 @@ NAME = "structured_recovery"
 GOAL = 2.0  # times as fast
 QUICK = ("depth 3, second_order/norms", "Magnitude")
 MARGIN = 1.02  # of the goal, while searching: another measurement must not fall below it
-SHORT = {"resnet": 60, "minilm": 40}  # steps, to choose a setting
-LONG = {"resnet": 1400, "minilm": 600}  # steps of the chosen one
+SHORT = {"resnet": 200, "minilm": 40}  # steps, to choose a setting
+LONG = {"resnet": 4000, "minilm": 600}  # steps of the chosen one
 PACKAGES = ("torch", "torch-pruning", "onnxruntime", "transformers")
 
 

@@ -195,6 +195,7 @@ def settings(task: Task, name: str) -> dict[str, dict[str, Callable[[], Shrinkab
 def _our_settings(task: Task, name: str) -> dict[str, Callable[[], Shrinkable]]:
     made: dict[str, Callable[[], Shrinkable]] = {"second_order": lambda: Ours(task, "second_order")}
     if name == "resnet":
+        made["second_order/norms"] = lambda: Ours(task, "second_order", False)
         for depth in (2, 3):
             made[f"depth {depth}, second_order/inside"] = lambda d=depth: Ours(task, "second_order", True, False, d)
             made[f"depth {depth}, second_order/norms"] = lambda d=depth: Ours(task, "second_order", False, True, d)

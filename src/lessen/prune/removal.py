@@ -93,7 +93,7 @@ def prune(p: Problem, choose: Choice, block: int, steps: int) -> Sparse:
         choose: picks the survivors of `block` columns.
         steps: of conjugate gradients at the end, for what one pass over the columns leaves undone.
     """
-    tried = [] if p.H is None else [_updated(p, choose, block, steps, damp) for damp in _dampings(p)]
+    tried = [] if p.H is None else [_updated(p, choose, block, steps, damp) for damp in _dampings(p, block)]
     made = [t for t in tried if t is not None]
     if not made:
         lacking = "no second moment" if p.H is None else "a singular second moment"
@@ -106,9 +106,9 @@ def prune(p: Problem, choose: Choice, block: int, steps: int) -> Sparse:
     return sparse(join(updated), join(kept).bool())
 
 
-def _dampings(p: Problem) -> tuple[float, ...]:
-    """Both are tried where that takes no time; which is better depends on how alike the inputs are."""
-    return _DAMPS if p.W.numel() <= _SMALL else _DAMPS[:1]
+def _dampings(p: Problem, block: int) -> tuple[float, ...]:
+    """Both are tried where that takes no time (narrow blocks take more); the better depends on how alike inputs are."""
+    return _DAMPS if p.W.numel() <= _SMALL and block >= _WIDE else _DAMPS[:1]
 
 
 def _updated(p: Problem, choose: Choice, block: int, steps: int, damp: float) -> tuple[Tensor, Tensor] | None:
