@@ -58,7 +58,7 @@ class OnnxRuntime:
     def rules(self) -> Rules:
         return Rules(
             behind_convolutions=True, elementwise=("Add", "Mul"), guards=("Conv", "ConvTranspose", "Gemm"),
-            pools=("GlobalAveragePool", "AveragePool"), live=True,
+            pools=("GlobalAveragePool", "AveragePool"), live=True, codes_pay_from=2**17,
         )  # fmt: skip
 
     def nbytes(self, layer: Layer, coding: Coding) -> int:

@@ -28,8 +28,11 @@ class Rules:
         attention: quantize both inputs of matrix products of two activations.
         guards: operators with weights that it rounds by itself, one scale for the whole tensor, as soon as they read
             quantized values (ONNX Runtime's WeightBiasQuantization): it must not see that they do.
-        pools: averages over positions that it computes in integers between quantized tensors.
+        pools: averages over positions that it computes in integers between quantized tensors. What they read is
+            quantized too if a convolution in integers made it.
         live: it has integer products whose input's range is found anew in every batch.
+        codes_pay_from: weights for each position that they are used at, from which multiplying a float input with
+            codes takes less time than with the floats that they are made into at loading; 0: always.
     """
 
     behind_convolutions: bool = True
@@ -38,6 +41,7 @@ class Rules:
     guards: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     live: bool = False
+    codes_pay_from: int = 0
 
 
 @dataclass
@@ -106,15 +110,44 @@ def place(model: ir.Model, sites: Iterable[Site], rules: Rules) -> Placement:
             _behind(node, placement)
         for node in joins:
             _behind(node, placement, only_if_read=True)
+    made = {*convolutions, *joins}
     for node in model.graph:
-        if node.op_type in rules.pools and node.inputs[0] is not None and node.inputs[0].name in placement.readers:
+        source = node.inputs[0] if node.op_type in rules.pools else None
+        if source is not None and (source.name in placement.readers or _origin(source) in made):
             _through(node, placement)
+    if not rules.behind_convolutions:
+        _lift(made, placement)
     _pass_on(model, placement)
     return placement
 
 
+def _lift(made: Container[ir.Node | None], placement: Placement) -> None:
+    """Codes are made where integers made the values, not behind what moves them: the kernel does the rounding then."""
+    for readers in list(placement.readers.values()):
+        node, index = readers[0]
+        value = node.inputs[index]
+        assert value is not None
+        if (mover := value.producer()) is not None and mover.op_type in MOVERS:
+            for source in _sources(mover, made) or ():
+                placement.add(source, [(use.node, use.idx) for use in source.uses()])
+
+
+def _sources(mover: ir.Node, made: Container[ir.Node | None]) -> list[ir.Value] | None:
+    """The values that this operator moves, before anything moved them; None unless integers made them all for it."""
+    found: list[ir.Value] = []
+    for value in mover.inputs if mover.op_type == "Concat" else mover.inputs[:1]:
+        producer = None if value is None else value.producer()
+        if value is None or producer is None or len(value.uses()) != 1 or value.is_graph_output():
+            return None
+        more = _sources(producer, made) if producer.op_type in MOVERS else [value] if _origin(value) in made else None
+        if more is None:
+            return None
+        found += more
+    return found
+
+
 def _through(node: ir.Node, placement: Placement) -> None:
-    """A pooling reads and makes quantized values when what is made of them is quantized anyway."""
+    """A pooling of what integers made reads and makes codes when what is made of them is quantized anyway."""
     path = [node.outputs[0]]
     while path[-1].name not in placement.readers:
         uses = list(path[-1].uses())
@@ -170,5 +203,16 @@ def _pass_on(model: ir.Model, placement: Placement) -> None:
         for i, value in enumerate(sources):
             placement.add(value, [(node, i)])
             for out in node.outputs:
+                if out.name not in placement.readers and _is_wanted(out, placement):
+                    placement.add(out, [(use.node, use.idx) for use in out.uses()])
                 if out.name in placement.readers:
                     placement.tie(str(value.name), str(out.name))
+
+
+def _is_wanted(value: ir.Value, placement: Placement) -> bool:
+    """Whether all that reads it only moves it on, to where it is quantized."""
+    users = [use.node for use in value.uses()]
+    moved = [n.outputs[0] for n in users if n.op_type in MOVERS and len(n.outputs) == 1]
+    if not users or len(moved) < len(users) or value.is_graph_output():
+        return False
+    return all(out.name in placement.readers or _is_wanted(out, placement) for out in moved)

@@ -9,8 +9,9 @@ import onnx_ir as ir
 from torch import Tensor
 
 from ..codings import Coding, Grid
+from ..models.layer import Layer
 from .chain import Chain
-from .coded import Coded, Execution
+from .coded import Coded
 from .decode import decoded, laid_out, takes_nbits, write_nbits
 from .dynamic import live_in, write_live
 from .graph import array_of, constant, copied, drop_unused
@@ -25,6 +26,7 @@ from .weights import Int8Matrix, fits_int8, int8_matrix, is_float
 
 INT32 = 2**31 - 1
 FEW = 64  # channels: fewer scales of a bias take less in the file than computing them does
+LARGE = 2**24  # weights of a layer that would take much memory as floats
 PRODUCTS = {("MatMul", 1), ("Gemm", 1)}
 
 
@@ -62,7 +64,7 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
             elif coded.how(site) == "int8" and str(site.uses[0][0].inputs[0].name) in live:  # type: ignore[union-attr]
                 _write_live(model.graph, site, coded.codings[name])
             else:
-                _write_weight(model.graph, site, coded.codings[name], coded.how(site), shared)
+                _write_weight(model.graph, site, coded, shared, rules)
     write_recurrent(model.graph, coded)
     _write_pairs(model.graph, placement.without(live), shared)
     rounded = {node for n in {*integer, *between} if n in coded.codings for node, _ in sites[n].uses}
@@ -98,14 +100,15 @@ def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[st
     return {name: leaders[placement.find(name)] for name in placement.tensors}
 
 
-def _write_weight(graph: ir.Graph, site: Site, coding: Coding, how: Execution, ranges: Mapping[str, Range]) -> None:
-    if how == "int8":
+def _write_weight(graph: ir.Graph, site: Site, coded: Coded, ranges: Mapping[str, Range], rules: Rules) -> None:
+    coding = coded.codings[site.layer.name]
+    if coded.how(site) == "int8":
         _write_int8(graph, site, coding, ranges)
     elif is_float(coding):
         _write_float(site, coding)
     elif isinstance(coding, Grid) and set(site.operators) == {"Gather"} and site.axis == 0 and fits_int8(coding):
         _write_rows(graph, site, int8_matrix(coding))
-    elif isinstance(coding, Grid) and _multiplies(site) and fits_int8(coding):
+    elif isinstance(coding, Grid) and _multiplies(site) and fits_int8(coding) and _codes_pay(site.layer, rules):
         _write_integer(graph, site, int8_matrix(coding))
     elif takes_nbits(site, coding):
         assert isinstance(coding, Grid)
@@ -132,6 +135,12 @@ def _write_live(graph: ir.Graph, site: Site, coding: Coding) -> None:
 def _multiplies(site: Site) -> bool:
     """Runtimes multiply with such a weight without making it float first; all others are folded at loading."""
     return site.axis == 1 and len(site.permuted) == 2 and all((n.op_type, i) in PRODUCTS for n, i in site.uses)
+
+
+def _codes_pay(layer: Layer, rules: Rules) -> bool:
+    """Whether a product with codes is quicker than one with floats; a large weight stays small in memory at least."""
+    weights = layer.weight.numel()
+    return weights >= min(rules.codes_pay_from * layer.macs // weights, LARGE)
 
 
 def _write_decoded(graph: ir.Graph, site: Site, coding: Coding) -> None:
