@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import lessen
 from lessen.errors import BudgetNotMet, LessenError
 from lessen.job import open_job
 from lessen.statistics import collect
@@ -52,3 +53,22 @@ def test_a_result_that_misses_its_budget_can_be_refused(tmp_path):
     with pytest.raises(BudgetNotMet, match=r"--min-ratio 500x: measured") as caught:
         result.checked()
     assert caught.value.exit_code == 3 and str(tmp_path / "out") in str(caught.value)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(5, 3)
+
+    def forward(self, a, b):
+        return self.left(a) + self.right(b)
+
+
+def test_a_pair_of_tensors_is_two_inputs_where_the_network_takes_two():
+    pair = (torch.randn(12, 4), torch.randn(12, 5))
+    job = open_job(TwoInputs().eval(), [pair], "1%", "packed", None)
+    assert [x.shape[1] for x in job.model.inputs] == [4, 5]
+    assert not job.data.labelled
+    labelled = open_job(TwoInputs().eval(), [(*pair, torch.arange(12) % 3)], "1%", "packed", None)
+    assert labelled.data.labelled
+    assert lessen.apply(TwoInputs().eval(), lessen.Uniform(8), [pair])(*pair).shape == (12, 3)

@@ -13,6 +13,7 @@ from .bench import Bench, realize
 from .data import load_data
 from .errors import LessenError
 from .in_turn import realize_in_turn
+from .job import example_like
 from .models import fold_batchnorm, load, trace
 from .plan import Treatment
 from .propose import chosen_layers
@@ -56,9 +57,10 @@ def apply(
         raise LessenError(
             "apply needs a few samples to trace the network", mend="give data=(x, y) or an iterable of batches"
         )
-    samples = load_data(data)
     with _modes_kept(model):
-        opened = load(model).with_inputs(next(samples.calibration.batches(2)).inputs)
+        opened = load(model)
+        samples = load_data(data, like=example_like(opened))
+        opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
         module, folded = fold_batchnorm(opened.module, opened.inputs)
         traced = trace(module, opened.inputs)
         bench = Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded)

@@ -12,6 +12,7 @@ from .artifact import Exporter
 from .bench import Bench, Compressed
 from .data import load_data
 from .errors import LessenError
+from .job import example_like
 from .models import load, trace
 from .plan import Treatment
 from .targets import Target
@@ -40,9 +41,9 @@ def write_integers(
     if not isinstance(found, Quantized):
         raise LessenError("this network was not trained quantization-aware", where=type(module).__name__,
                           mend="make it by lessen.apply(model, LSQ(bits=8, activations=8), train_data)")  # fmt: skip
-    part = load_data(data).calibration
     plain = copy.deepcopy(module)
     remove_inputs(plain)
+    part = load_data(data, like=example_like(load(plain))).calibration
     inputs = next(part.batches(2)).inputs
     traced = trace(load(plain).module, inputs)
     layers = {layer.name: layer for layer in traced.layers}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .budget import Budget
 from .data import Data, Metric, load_data, metric_for, metric_from, split
@@ -64,8 +65,7 @@ def open_job(
     """Opens everything and tries the network on the first samples, so that what is wrong is said at once."""
     opened = load(model, trust=trust)
     place = target_named(target)
-    like = example_like(opened)
-    samples = load_data(data, seed=seed, like=like)
+    samples = load_data(data, seed=seed, like=example_like(opened))
     opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
     chosen = _metric(metric, samples)
     if chosen.against == "labels" and samples.labelled:
@@ -76,14 +76,24 @@ def open_job(
 
 
 def example_like(model: Model) -> Any:
-    """What the network says of its own inputs: tensors of the right shape by name, or None when it does not say."""
+    """What the network says of its own inputs: tensors of the right shape by name; else how many it takes, or None."""
     names, shapes = (getattr(model.module, k, None) for k in ("input_names", "input_shapes"))
     dtypes = getattr(model.module, "input_dtypes", None)
     if not names or shapes is None or dtypes is None:
-        return None
+        return _needed(model.module)
     if any(not isinstance(d, int) for shape in shapes for d in shape[1:]):
         return None
     return {n: torch.zeros([1, *shape[1:]], dtype=t) for n, shape, t in zip(names, shapes, dtypes, strict=True)}
+
+
+def _needed(module: nn.Module) -> int | None:
+    """How many inputs `forward` can't do without, which tells (x1, x2) from (x, y); None where it may be one."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return needed if needed > 1 else None
 
 
 def _metric(metric: Any, data: Data) -> Metric:

@@ -221,3 +221,24 @@ def test_recurrent_weights_are_coded_and_decoded_at_loading(target, tmp_path):
         own = sum(size for name, size in held.items() if name.startswith(layer.name))
         assert own < target.nbytes(layer, coded.codings[layer.name]) < own + 700
         assert own < layer.weight.numel() * 2
+
+
+class Twice(torch.nn.Module):
+    """One head on two maps, as detectors have it: its bias is rounded in units of either input's scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, 2, 1)
+        self.head = torch.nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x):
+        large = torch.relu(self.stem(x))
+        small = torch.relu(self.down(large))
+        return self.head(large).mean((2, 3)) + self.head(small).mean((2, 3))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_a_layer_that_is_used_twice_has_two_biases(target, tmp_path):
+    module, _, _, path = written(target, Twice, PICTURES, tmp_path)
+    got = target.session(path)((PICTURES,))[0]
+    assert sqnr(module(PICTURES).detach(), got) > 28

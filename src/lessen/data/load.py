@@ -36,7 +36,7 @@ def load_data(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    like: Like | Tensor | None = None,
+    like: Like | Tensor | int | None = None,
     preprocess: Images | Finish | None = None,
     sizes: Callable[[int], tuple[int, int, int]] = split.sizes,
 ) -> Data:
@@ -54,7 +54,7 @@ def load_data(
         seed: of the split, and of any randomness inside the user's iterable. Global generators are left as they were.
         batch_size: default of `Part.batches`.
         like: the network's example inputs, batched, by name if they have names: shapes and dtypes are checked, names
-            matched, images sized.
+            matched, images sized. Or only how many inputs it takes: it tells (x1, x2) from (x, y).
         preprocess: for images an `Images`; else a function from a tuple of inputs to a tuple of inputs, per batch.
         sizes: of the parts of undivided samples, from their number; `split.lessons` for samples to train on.
 
@@ -63,10 +63,11 @@ def load_data(
     """
     if isinstance(source, Data):
         return source
-    like = (like,) if isinstance(like, Tensor) else like
+    n_inputs = like if isinstance(like, int) else None
+    like = None if isinstance(like, int) else (like,) if isinstance(like, Tensor) else like
     name = _label(source)
     with private_randomness(seed):
-        found, finish = _read(source, name, like, preprocess)
+        found, finish = _read(source, name, like, preprocess, n_inputs)
         pools = {part: _pool(batches, name, None if finish else like) for part, batches in found.items()}
     return _build(pools, name, seed, batch_size, finish, sizes)
 
@@ -82,10 +83,12 @@ def _label(source: Source) -> str:
 Found = dict[str, Iterable[Batch]]
 
 
-def _read(source: Source, name: str, like: Like | None, hook: Any) -> tuple[Found, Finish | None]:
+def _read(
+    source: Source, name: str, like: Like | None, hook: Any, n_inputs: int | None
+) -> tuple[Found, Finish | None]:
     """The parts as iterables of batches ("all" if they are not given apart), and what finishes a batch."""
     finish = None if hook is None else hook
-    n_inputs = None if like is None else len(like)
+    n_inputs = n_inputs if like is None else len(like)
     if isinstance(source, ImageFolder):
         how = source.images(None if like is None or len(like) != 1 else _image_example(like, name))
         return _from_folder(Path(source.path), how), how

@@ -226,11 +226,16 @@ def _write_bias(
         chain.place()
     pair = ir.node(
         "DequantizeLinear", [chain.constant("int32", codes.astype(np.int32)), held],
-        attributes={"axis": 0}, name=f"{name}_dequantize",
+        attributes={"axis": 0}, name=_unique(graph, f"{name}_dequantize", node),
     )  # fmt: skip
     pair.outputs[0].name = f"{name}_dequantized@{node.name}"
     graph.insert_before(node, pair)
     node.replace_input_with(2, pair.outputs[0])
+
+
+def _unique(graph: ir.Graph, name: str, reader: ir.Node) -> str:
+    """The name of a new node; a layer that is used several times has one for each reader."""
+    return f"{name}@{reader.name}" if any(n.name == name for n in graph) else name
 
 
 def _write_pairs(graph: ir.Graph, placement: Placement, ranges: Mapping[str, Range]) -> None:
