@@ -197,7 +197,7 @@ def _framed(**metadata: str) -> bytes:
         (SAMPLE + b"x", "don't fill the file"),
         (b"\xff" * 8 + b"{}", "not a .lessen file"),
         (safetensors.torch.save({"w": torch.zeros(3)}), "a safetensors file, but not a .lessen file"),
-        (_framed(format_version="2"), "made by a newer lessen: format 2.*\n.*pip install -U lessen"),
+        (_framed(format_version="3"), "made by a newer lessen: format 3.*\n.*pip install -U lessen"),
         (_framed(format_version="0"), "impossible format version"),
         (_framed(format_version="²"), "impossible format version"),
         (_framed(format_version="1"), "sections are missing"),

@@ -60,7 +60,7 @@ def test_round_trip_to_the_bit(dtype: np.dtype, data: st.DataObject) -> None:
 @pytest.mark.parametrize("n", [10_000, 300_000])
 def test_near_the_entropy(n: int, sigma: float) -> None:
     values = quantized_normal(n, sigma)
-    assert len(check(values)) <= 1.0025 * entropy(values) + 40
+    assert len(check(values)) <= (1.0025 if n < 100_000 else 1.0012) * entropy(values) + 40
 
 
 @pytest.mark.parametrize("density", [0.5, 0.1, 0.01])
@@ -122,18 +122,32 @@ def test_floats_save_on_the_exponent() -> None:
     assert len(check(np.array([np.nan, np.inf, -0.0, 1e-45], np.float32))) < 30
 
 
-@pytest.mark.parametrize("lanes", [1, rans.FEW - 1, rans.FEW, 100])
-def test_both_loops_of_the_coder_agree(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def coded_symbols(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Symbols of 16ths, their frequencies and starts, and the decoder's tables."""
     f = np.array([9, 5, 1, 1], np.uint32)
-    which = np.random.default_rng(0).choice(4, 999, p=f / 16)
-    coded = []
-    for few in (0, 1000):
-        monkeypatch.setattr(rans, "FEW", few)
-        coded.append(rans.encode(f[which], (f.cumsum() - f).astype(np.uint32)[which], 4, lanes))
-        symbol = np.repeat(np.arange(4), f)
-        tables = (f[symbol], (np.arange(16) - (f.cumsum() - f)[symbol]).astype(np.uint32))
-        assert (symbol[rans.decode(coded[-1], 999, lanes, 4, tables)] == which).all()
-    assert coded[0] == coded[1]
+    start, symbol = (f.cumsum() - f).astype(np.uint32), np.repeat(np.arange(4), f)
+    which = np.random.default_rng(0).choice(4, n, p=f / 16)
+    return which, f[which], start[which], (f[symbol], (np.arange(16) - start[symbol]).astype(np.uint32))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 19, 100])
+def test_lanes_find_every_symbol(lanes: int) -> None:
+    which, f, start, tables = coded_symbols(9_999)
+    slots = rans.decode(rans.encode(f, start, 4, lanes), which.size, lanes, 4, tables)
+    assert (np.repeat(np.arange(4), [9, 5, 1, 1])[slots] == which).all()
+
+
+@pytest.mark.parametrize("lanes", [1, 100, 400])
+def test_a_lane_costs_half_a_byte(lanes: int) -> None:
+    which, f, start, _ = coded_symbols(100_000)
+    ideal = -np.log2(np.array([9, 5, 1, 1]) / 16)[which].sum() / 8
+    assert len(rans.encode(f, start, 4, lanes)) < ideal + 5 + 0.55 * lanes
+
+
+def test_more_lanes_than_the_symbols_can_fill() -> None:
+    _, f, start, _ = coded_symbols(999)
+    with pytest.raises(ValueError, match="too few for 100 lanes"):
+        rans.encode(f, start, 4, 100)
 
 
 @pytest.mark.parametrize("kind", [ONE_TABLE, BY_CONTEXT])

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LessenError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_HEADER = 1 << 16  # bytes of the safetensors header
 _SECTIONS = ("manifest", "data", "graph")
 

@@ -1,7 +1,7 @@
 """One plane of integers (at most 16 bits wide) as bytes: what the entropy model chose, then what the coder made.
 
-Streams, by their first byte: 0 raw little-endian values; 1 one value, repeated; 2 rANS with one frequency table;
-3 rANS with a table for each class of `contexts`. See docs/format.md.
+Streams, by their first byte: 0 raw little-endian values; 1 one value, repeated; 4 rANS with one frequency table;
+5 rANS with a table for each class of `contexts`; 2 and 3 the same from files of format 1. See docs/format.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .bits import Reader, pack_bits, unpack_bits, unzigzag, varint, zigzag
 from .contexts import Contexts
 from .model import Model
 
-RAW, CONSTANT, ONE_TABLE, BY_CONTEXT = range(4)
-_LANE_BYTES = 1800  # coded bytes for each lane: a lane costs about 3 bytes, so 0.17 %
+RAW, CONSTANT, FIRST_ONE_TABLE, FIRST_BY_CONTEXT, ONE_TABLE, BY_CONTEXT = range(6)
+_LANE_BYTES = 1600  # coded bytes for each lane: a lane costs about half a byte, so 0.03 %
 _U1 = np.dtype(np.uint8)
 
 
@@ -41,7 +41,7 @@ def plane_size(values: np.ndarray, magnitude: np.ndarray | None = None) -> int:
     if not values.size or (low := int(values.min())) == int(values.max()):
         return len(encode_plane(values))
     fitted = model.fit(_symbols(values, low), values.shape, magnitude)
-    return min(int(fitted.bits / 8 + 3 * _lanes(fitted)) + 9, values.nbytes + 1)
+    return min(int(fitted.bits / 8 + _lanes(fitted) / 2) + 7, values.nbytes + 1)
 
 
 def decode_plane(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -52,7 +52,7 @@ def decode_plane(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
         values = np.frombuffer(reader.take(n * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype)
     elif kind == CONSTANT:
         values = np.full(n, _inside(np.full(1, unzigzag(reader.varint())), dtype)[0])
-    elif kind == ONE_TABLE or (kind == BY_CONTEXT and len(shape) == 2):
+    elif kind in (FIRST_ONE_TABLE, ONE_TABLE) or (kind in (FIRST_BY_CONTEXT, BY_CONTEXT) and len(shape) == 2):
         values = _inside(_read(reader, shape, kind), dtype)
     else:
         raise LessenError(f"unknown kind of coded stream: {kind}", mend="it may need a newer lessen")
@@ -96,7 +96,7 @@ def _read(reader: Reader, shape: tuple[int, ...], kind: int) -> np.ndarray:
     if not 8 <= precision <= rans.MAX_PRECISION or not 1 <= width << fold <= 1 << 17 or abs(low) > 1 << 16:
         raise LessenError("coded data has an impossible head")
     context = None
-    if kind == BY_CONTEXT:
+    if kind in (FIRST_BY_CONTEXT, BY_CONTEXT):
         context = Contexts.read(reader, (shape[0], shape[1]), lambda data, n: decode_plane(data, (n,), _U1))
     count = context.count if context else 1
     fitted = Model(fold, precision, tuple(tables.Table.read(reader, width) for _ in range(count)), context)
@@ -106,7 +106,8 @@ def _read(reader: Reader, shape: tuple[int, ...], kind: int) -> np.ndarray:
     symbol = np.repeat(np.tile(np.arange(width, dtype=np.int32), count), f.reshape(-1))
     offset = np.arange(symbol.size, dtype=np.uint32) - np.repeat(_slot_starts(start, precision), f.reshape(-1))
     base = None if context is None else context.index() * np.uint32(1 << precision)
-    slots = rans.decode(reader.rest(), n, lanes, precision, (np.repeat(f.reshape(-1), f.reshape(-1)), offset), base)
+    decode = rans.decode if kind in (ONE_TABLE, BY_CONTEXT) else rans.decode_first
+    slots = decode(reader.rest(), n, lanes, precision, (np.repeat(f.reshape(-1), f.reshape(-1)), offset), base)
     return low + (symbol[slots] << fold | rest)
 
 
