@@ -1,5 +1,6 @@
 """Fewer bits for each weight: one file a technique."""
 
+from .awq import AWQ
 from .fixed_point import FixedPoint
 from .integer import IntegerNet
 from .integer_build import integer_net
@@ -10,6 +11,6 @@ from .qformat import QFormat, accumulator_bits
 from .uniform import Uniform
 
 __all__ = [
-    "FixedPoint", "IntegerNet", "LowFloat", "NormalFloat", "PowerOfTwo", "QFormat", "Uniform", "accumulator_bits",
-    "integer_net",
+    "AWQ", "FixedPoint", "IntegerNet", "LowFloat", "NormalFloat", "PowerOfTwo", "QFormat", "Uniform",
+    "accumulator_bits", "integer_net",
 ]  # fmt: skip

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..errors import LessenError
 from ..models.layer import Layer
-from .second_order import Factor, Rounding, factorize, feed_back, join, split
+from . import evenly
+from .evenly import Evenly
+from .second_order import Factor, Rounding, descend, factorize, feed_back, join, split
 from .statistics import Statistics
 
 log = logging.getLogger("lessen")
@@ -78,11 +80,11 @@ class Problem:
         moved = E * self.diagonal[:, :, None] if self.H is None else self.H @ E
         return float(((E * moved).sum(1, dtype=torch.float64).clamp_min(0) * self.G_split[:, 0]).sum())
 
-    def no_worse(self, Q: Tensor, than: Tensor) -> bool:
-        """Whether `Q` does no more harm than the other; larger layers are judged by 64 of each group's rows."""
+    def no_worse(self, Q: Tensor, than: Tensor, share: float = 1.0) -> bool:
+        """Whether `Q` does at most this share of the other's harm; of large layers 64 rows of each group are asked."""
         step = slice(None, None, max(1, self.W.shape[2] // _GLANCE))
         part = replace(self, W=self.W[:, :, step], G=self.G_split[:, 0, step].reshape(-1))
-        return part.harm(Q[:, :, step]) <= part.harm(than[:, :, step])
+        return part.harm(Q[:, :, step]) <= share * part.harm(than[:, :, step])
 
     @property
     def matrix(self) -> Tensor:
@@ -95,7 +97,7 @@ class Problem:
         return self.diagonal[:, None].expand(g, len(self.G) // g, c).reshape(-1, c) if g > 1 else self.diagonal
 
 
-def fed_back(p: Problem, rounding: Callable[[Tensor], Rounding], damp: float = 0.0) -> Tensor | None:
+def fed_back(p: Problem, rounding: Callable[[Tensor], Rounding | Evenly], damp: float = 0.0) -> Tensor | None:
     """The weight rounded with error feedback, heaviest inputs first; None where H is missing or singular.
 
     Args:
@@ -104,7 +106,19 @@ def fed_back(p: Problem, rounding: Callable[[Tensor], Rounding], damp: float = 0
     """
     order = p.heaviest_first()
     factor = p.factor(order, damp)
-    return None if factor is None else feed_back(p.W[:, order], factor, rounding(order))[:, order.argsort()]
+    if factor is None:
+        return None
+    W, levels = p.W[:, order], rounding(order)
+    Q = evenly.feed_back(W, factor, levels) if isinstance(levels, Evenly) else feed_back(W, factor, levels)
+    return Q[:, order.argsort()]
+
+
+def descended(Q: Tensor, F: Tensor, H: Tensor, levels: Rounding | Evenly) -> None:
+    """`second_order.descend`, whatever the levels are."""
+    if isinstance(levels, Evenly):
+        evenly.descend(Q, F, H, levels)
+    else:
+        descend(Q, F, H, levels)
 
 
 class _Last:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..memory import give_back
 from ..models.layer import Layer
 from .batches import inputs_of
 from .collect import weights_of
@@ -81,6 +82,7 @@ class Drift:
         size = A.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         A.diagonal(dim1=1, dim2=2).add_(size * max(_RIDGE, (columns / self.observations) ** 2))
         L, failed = torch.linalg.cholesky_ex(A)
+        del A
         if bool(failed.any()):
             return matrix
         W = matrix.float().reshape(groups, -1, columns)
@@ -162,11 +164,16 @@ def _led(runs: list[list[_Run]], visit: Visit) -> tuple[str, ...]:
         if len(stops) < len(everyone) or len({s.layer.name for s in stops}) > 1:
             return tuple(visited)
         if last is None or [s.place for s in last[0]] != [s.place for s in stops]:  # not query, key and value
-            half = len(runs[0])
-            xs, zs = ([s.columns(half) for s in side] for side in (stops[:half], stops[half:]))
-            last = (stops, Drift.of(xs, zs))
+            last = None  # its inputs go before the columns of the new ones come
+            give_back()  # every run has a heap of its own, which keeps what the layers before took
+            last = (stops, _drift(stops, len(runs[0])))
         visit(stops[0].layer, last[1])
         visited.append(stops[0].layer.name)
+        del stops
+
+
+def _drift(stops: Sequence[_Stop], half: int) -> Drift:
+    return Drift.of(*([s.columns(half) for s in side] for side in (stops[:half], stops[half:])))
 
 
 @dataclass(frozen=True, eq=False)
