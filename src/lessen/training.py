@@ -11,9 +11,11 @@ from torch import nn
 from .aware import fit_in_turn
 from .data import Part, load_data, split
 from .errors import LessenError
+from .job import example_like
 from .models import Model, fold_batchnorm, load, trace
 from .propose import chosen_layers
 from .train import Lesson, Trained, Training
+from .train.blocks_method import Reconstruction
 from .train.qat import QuantizationAware
 
 
@@ -29,8 +31,9 @@ def trained(model: Any, method: Training, data: Any, where: str | tuple[str, ...
     Raises:
         LessenError: nothing can be trained; a loss or gradient is not finite.
     """
-    samples = load_data(data, sizes=split.lessons)
-    opened = load(model).with_inputs(next(samples.calibration.batches(2)).inputs)
+    opened = load(model)
+    samples = load_data(data, like=example_like(opened), sizes=split.lessons)
+    opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
     globs = (where,) if isinstance(where, str) else where
     return fitted(opened, method, (samples.calibration, samples.validation), _silent, where=globs)[0]
 
@@ -50,7 +53,8 @@ def fitted(
     teacher, student = copy.deepcopy(model.module).requires_grad_(False), copy.deepcopy(module)
     try:
         lesson = Lesson(teacher, layers, *parts, seed=seed, step=step)
-        told: Trained = (fit_in_turn(method, student, lesson) if isinstance(method, QuantizationAware)
+        told: Trained = (fit_in_turn(method, student, lesson)
+                         if isinstance(method, (QuantizationAware, Reconstruction))
                          else method.fit(student, lesson))  # fmt: skip
     except LessenError as error:
         places = dict.fromkeys((type(method).__name__, error.where))

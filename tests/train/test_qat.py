@@ -19,6 +19,7 @@ from lessen.train.lsq import LSQ, lsq_slope
 from lessen.train.method import Lesson, Training
 from lessen.train.pact import PACT, pact_slope
 from lessen.train.qat_inputs import put_inputs, remove_inputs
+from lessen.train.qat_lesson import Once, Taught
 from lessen.train.qat_quantizer import _SPEED, FakeQuantize, Learner, Slope
 from lessen.train.qat_straight import StraightThrough
 
@@ -104,6 +105,65 @@ def test_activations_take_no_more_values_than_their_bits(net: nn.Module) -> None
     assert trained.inputs["3.weight"].low == 0 > trained.inputs["0.weight"].low  # behind a ReLU, and an image
 
 
+class Viewer(nn.Sequential):
+    """Works only while activations lie in rows, as `view` wants it; counts what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3))
+        self.asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        return self[1](self[0](x).relu().view(len(x), -1))
+
+
+def test_the_teacher_is_asked_once_about_a_sample_and_about_the_right_one() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Viewer().eval()
+    x = torch.randn(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    lesson = Lesson(net, (), load_data({"calibration": x, "validation": x[:3], "test": x[3:6]}).calibration)
+    taught = Taught(lesson, 3)
+    assert net.asked == 50
+    for _ in range(3):
+        seen = []
+        for batch in taught.batches(16):
+            seen.append((batch.inputs[0], taught(*batch.inputs)))
+        assert net.asked == 50
+        torch.testing.assert_close(torch.cat([y for _, y in seen]), twin(net)(torch.cat([x for x, _ in seen])))
+        assert not torch.equal(torch.cat([x for x, _ in seen]), x)
+    once = Taught(lesson, 1)
+    assert all(torch.equal(once(*b.inputs), twin(net)(*b.inputs)) for b in once.batches(16)) and net.asked == 100
+
+
+def twin(net: nn.Module) -> nn.Module:
+    return copy.deepcopy(net)
+
+
+def test_a_network_that_views_its_activations_is_trained_too() -> None:
+    net, x = Viewer().eval(), torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError, match="view"):
+        net(x.to(memory_format=torch.channels_last))
+    assert torch.equal(Once(net)(x), net(x))
+
+
+def test_under_autocast_products_are_short_and_losses_are_not(net: nn.Module) -> None:
+    x, seen = small.data(8)[0], []
+    hook = net[0].register_forward_hook(lambda m, args, y: seen.append(y.dtype))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert Once(net)(x).dtype == torch.float32
+    hook.remove()
+    assert seen == [torch.bfloat16] and Once(net)(x).dtype == torch.float32
+
+
+def test_two_bits_lean_to_either_side(net: nn.Module) -> None:
+    """A channel whose weights are mostly positive has the codes -1..2, its negative -2..1."""
+    first = fitted(net, StraightThrough(2, None, epochs=0))[1].codings["0.weight"]
+    zeros = first.zero_point
+    assert first.bits == 2 and len(zeros.unique()) > 1
+    assert all(c.symmetric for c in fitted(net, StraightThrough(3, None, epochs=0))[1].codings.values())
+
+
 def test_two_trainings_are_equal_and_seeds_are_not(net: nn.Module) -> None:
     first, second, other = (fitted(net, LSQ(3, 4, epochs=1), seed)[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -171,6 +231,11 @@ def test_an_activation_says_its_bits() -> None:
 def test_nonsense_is_refused(kind: type, bad: dict[str, object]) -> None:
     with pytest.raises(LessenError, match=r"LSQ|PACT|StraightThrough|can't train"):
         kind(**bad)
+
+
+def test_coarse_grids_learn_faster_unless_told() -> None:
+    assert [LSQ(b, a).settings.lr for b, a in ((8, 8), (4, 8), (4, None), (4, 4), (2, 8))] == [5e-4] * 3 + [2e-3] * 2
+    assert LSQ(2, 8, lr=1e-4).settings.lr == 1e-4
 
 
 def test_they_are_training_methods_with_offers() -> None:

@@ -1,7 +1,9 @@
 """Training: recovery with distillation from the original, and the methods that train a network to be sparse."""
 
 from .adaptive import Adaptive
+from .adaround import AdaRound
 from .as_trained import AsTrained
+from .blocks import BlockReconstruction
 from .distill import Distillation
 from .gmp import GMP
 from .hard_concrete import L0
@@ -21,7 +23,7 @@ from .sparsifier import Sparsifier
 from .through import through_codings
 
 __all__ = [
-    "GMP", "IMP", "L0", "L1", "LSQ", "PACT", "STR", "Adaptive", "AsTrained", "Distillation", "FineTune", "GroupLasso",
-    "LearnedPruning", "Lesson", "Movement", "RigL", "Slimming", "Sparsifier", "StraightThrough", "Trained", "Training",
-    "copied", "finetune", "through_codings",
+    "GMP", "IMP", "L0", "L1", "LSQ", "PACT", "STR", "AdaRound", "Adaptive", "AsTrained", "BlockReconstruction",
+    "Distillation", "FineTune", "GroupLasso", "LearnedPruning", "Lesson", "Movement", "RigL", "Slimming", "Sparsifier",
+    "StraightThrough", "Trained", "Training", "copied", "finetune", "through_codings",
 ]  # fmt: skip

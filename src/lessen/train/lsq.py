@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .qat import QuantizationAware
-from .qat_quantizer import Slope
+from .qat_quantizer import Slope, Total
 
 
-def lsq_slope(g: Tensor, passed: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def lsq_slope(g: Tensor, passed: Tensor, x: Tensor, y: Tensor, total: Total) -> Tensor:
     """d(loss) / d(log step): g (y - x) inside the range, where y - x is the rounding error, and g y outside (eq. 3)."""
-    return (g * y).addcmul_(passed, x, value=-1)
+    return total(g, y) - total(passed, x)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..errors import LessenError
 from .qat import QuantizationAware
-from .qat_quantizer import Slope
+from .qat_quantizer import Slope, Total
 
 
-def pact_slope(g: Tensor, passed: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def pact_slope(g: Tensor, passed: Tensor, x: Tensor, y: Tensor, total: Total) -> Tensor:
     """d(loss) / d(log step) as clipping alone has it: 0 inside the range, g y outside (eq. 3)."""
-    return (g * y).addcmul_(passed, y, value=-1)
+    return total(g - passed, y)
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-import torch
-import torch.nn.utils.parametrize as parametrize
-from torch import Tensor, nn
+from torch import nn
 
-from ..data import Batch
 from ..errors import LessenError
 from ..quantize import Uniform
 from .loop import FineTune, finetune
 from .method import Lesson, Trained
 from .qat_inputs import InputRange, freeze_inputs, input_ranges, put_inputs
+from .qat_lesson import Once, Taught
 from .qat_quantizer import Slope
 from .qat_start import SAMPLES, Start, rounded
 from .qat_weights import through_grids
-from .samples import shuffled
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +40,8 @@ class QuantizationAware:
             network computes what integers would, but no runtime here has such kernels.
         per: one step for each output "channel", or for the whole "tensor".
         epochs: passes over the training data; 0 gives the post-training result that training starts from.
-        lr: peak learning rate of Adam; it rises over the first tenth and falls to 0 along a cosine.
+        lr: peak learning rate of Adam; it rises over the first tenth and falls to 0 along a cosine. None: 0.002 for
+            weights below 4 bits or activations of 4 and fewer, 0.0005 elsewhere, where the start is already close.
         batch_size: samples per step.
     """
 
@@ -53,7 +51,7 @@ class QuantizationAware:
     activations: int | None = 8
     per: str = "channel"
     epochs: int = 2
-    lr: float = 5e-4
+    lr: float | None = None
     batch_size: int = 64
 
     def __post_init__(self) -> None:
@@ -66,7 +64,14 @@ class QuantizationAware:
 
     @property
     def settings(self) -> FineTune:
-        return FineTune(self.epochs if self.epochs != 0 else 1, self.lr, self.batch_size)
+        coarse = self.bits < 4 or (self.activations or 8) <= 4
+        lr = self.lr if self.lr is not None else 2e-3 if coarse else 5e-4
+        return FineTune(self.epochs if self.epochs != 0 else 1, lr, self.batch_size)
+
+    @property
+    def grid(self) -> Uniform:
+        """How weights are rounded first. -2..1 is lopsided: with 2 bits each step has its own zero, -1..2 as well."""
+        return Uniform(self.bits, self.per, symmetric=self.bits > 2)
 
     @property
     def slopes(self) -> tuple[Slope | None, Slope | None]:
@@ -80,7 +85,7 @@ class QuantizationAware:
         have quantized weights and float inputs; `notes` names the former. What is returned is also the student's
         attribute `quantized`, of which `write_integers` makes a file.
         """
-        start = rounded(student, lesson.layers, lesson.part, Uniform(self.bits, self.per))
+        start = rounded(student, lesson.layers, lesson.part, self.grid)
         return self.fit_from(start if self.activations else replace(start, inputs=()), student, lesson)
 
     def fit_from(self, start: Start, student: nn.Module, lesson: Lesson) -> Quantized:
@@ -94,7 +99,8 @@ class QuantizationAware:
         with through_grids(student, start.layers, start.codings, weights, start.pruned, start.scales) as codings:
             if self.epochs:
                 settings = replace(self.settings, distillation=lesson.distillation)
-                losses = finetune(_Once(student), lesson.teacher, _Shuffled(lesson), settings, lesson.step)
+                taught = Taught(lesson, self.epochs)
+                losses = finetune(Once(student), taught, taught, settings, lesson.step)
         ranges = input_ranges(quantizers)
         freeze_inputs(student)
         notes = tuple(f"{n}: {reason}" for n, reason in why.items())
@@ -105,29 +111,6 @@ class QuantizationAware:
     def offers(cls) -> tuple[Self, ...]:
         """Integers that both runtimes execute, the mildest first."""
         return (cls(bits=8, activations=8), cls(bits=4, activations=8))
-
-
-class _Once(nn.Module):
-    """The network with every weight quantized once in a pass, however often a cell or a shared layer reads it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: Tensor) -> Any:
-        with parametrize.cached():
-            return self.network(*inputs)
-
-
-class _Shuffled:
-    """A lesson's samples in another random order in each epoch."""
-
-    def __init__(self, lesson: Lesson) -> None:
-        self.part, self.n = lesson.part, lesson.part.n
-        self.generator = torch.Generator().manual_seed(lesson.seed)
-
-    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
-        return shuffled(self.part, batch_size or self.part.batch_size, self.generator)
 
 
 def _is_bits(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +13,20 @@ from torch import Tensor, nn
 _SPEED = 3.0  # a step moves by its own size times this, times the learning rate: what Adam does to all parameters
 
 
+Total = Callable[[Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Slope:
     """How a step learns.
 
     Args:
-        of: (gradient at the output, what of it passes to the input, input, output) -> derivative of the loss by the
-            logarithm of the step, of each element.
+        of: (gradient at the output, what of it passes to the input, input, output, total) -> derivative of the loss by
+            the logarithm of the step; total(a, b) sums a * b over all that share a step.
         decay: weight in the loss of the squared end of the range.
     """
 
-    of: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    of: Callable[[Tensor, Tensor, Tensor, Tensor, Total], Tensor]
     decay: float = 0.0
 
 
@@ -42,9 +46,20 @@ class _FakeQuantize(torch.autograd.Function):
         passed = _inside(g, x, step, ctx.low, ctx.high)
         learned = None
         if ctx.slope is not None and ctx.needs_input_grad[1]:
-            learned = ctx.slope.of(g, passed, x, y).sum_to_size(step.shape) / step
+            learned = ctx.slope.of(g, passed, x, y, partial(_total, step.shape)) / step
             learned = learned + 2 * ctx.slope.decay * step * ctx.high**2
         return passed, learned, None, None, None
+
+
+def _total(shape: torch.Size, a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a * b down to this shape."""
+    if shape.numel() == 1 and a.stride() == b.stride() and _dense(a):  # no product is written to memory
+        return torch.dot(a.as_strided((a.numel(),), (1,)), b.as_strided((b.numel(),), (1,))).reshape(shape)
+    return (a * b).sum_to_size(shape)
+
+
+def _dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _inside(g: Tensor, x: Tensor, step: Tensor, low: Any, high: Any) -> Tensor:
@@ -110,7 +125,7 @@ class Learner(nn.Module):
         return self.start * (self.grown * _SPEED).exp() if self.slope is not None else self.start
 
     def forward(self, x: Tensor) -> Tensor:
-        quantized: Tensor = _FakeQuantize.apply(x, self.step, self.low, self.high, self.slope)
+        quantized: Tensor = _FakeQuantize.apply(x.float(), self.step, self.low, self.high, self.slope)
         return quantized
 
     def frozen(self) -> FakeQuantize:
