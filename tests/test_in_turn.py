@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lessen
-from lessen import OptimalBrain, Uniform
+from lessen import KMeans, OptimalBrain, Uniform
 from lessen.bench import Bench, realize
-from lessen.in_turn import realize_in_turn
+from lessen.data import load_data
+from lessen.in_turn import TOLD, makes_up, realize_in_turn, under_way
 from lessen.models import trace
 from lessen.plan import Treatment
 from lessen.statistics import collect
@@ -107,3 +109,28 @@ def test_it_is_an_option_of_apply() -> None:
     data = [(b,) for b in draw(4096, 48, seed=60).split(512)]
     alone, turned = (lessen.apply(bench.module, Uniform(2, symmetric=False), data, in_turn=t) for t in (False, True))
     assert distance(bench.module, turned, unseen) < 0.9 * distance(bench.module, alone, unseen)
+
+
+@pytest.mark.parametrize(
+    ("technique", "coarse"),
+    [(Uniform(8), False), (Uniform(7), True), (KMeans(16), True), (OptimalBrain(0.5), True), (None, False)],
+)
+def test_what_leaves_errors_to_make_up_for(technique: object, coarse: bool) -> None:
+    bench, _, _ = bench_of("dense")
+    first, last = bench.traced.layers[0].name, bench.traced.layers[-1].name
+    assert makes_up(bench, {first: Treatment(Uniform(8)), last: Treatment(technique)}) is coarse
+
+
+def test_a_layer_tells_how_it_was_coded_and_what_was_simpler_than_promised() -> None:
+    bench, batches, _ = bench_of("dense")
+    names = [x.name for x in bench.traced.layers]
+    made = realize_in_turn(bench, {n: Treatment(Uniform(3)) for n in names[:2]}, batches)
+    assert made.why == dict.fromkeys(names[:2], TOLD)
+
+
+def test_wide_layers_are_shown_fewer_samples() -> None:
+    bench, _, _ = bench_of("convolutional")
+    part = load_data([(draw(2000, 3, 16, 16),)]).calibration
+    assert under_way(bench, part).n == part.n
+    layers = tuple(replace(x, macs=10_000 * x.macs) for x in bench.traced.layers)
+    assert 16 <= under_way(replace(bench, traced=replace(bench.traced, layers=layers)), part).n < part.n

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .models.equalize import equalized
     from .models.groups import couple
     from .models.packed import load_into, unpack_file
+    from .models.rotate import rotated
     from .plan import Plan, Treatment
     from .prune import (
         NM,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .prune.channels import Channels
     from .prune.depth import Depth
     from .quantize import (
+        AWQ,
         FixedPoint,
         IntegerNet,
         LowFloat,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         accumulator_bits,
         integer_net,
     )
+    from .refold import activation_aware
     from .share import KMeans, Quantile
     from .stack import Stack
     from .statistics import Statistics
@@ -65,6 +68,8 @@ if TYPE_CHECKING:
         PACT,
         STR,
         Adaptive,
+        AdaRound,
+        BlockReconstruction,
         Distillation,
         FineTune,
         GroupLasso,
@@ -82,25 +87,27 @@ _HOMES = {
     "data": "load_data", "diagnosis": "Diagnosis diagnose", "factorize": "SVD", "inspection": "inspect",
     "integers": "write_integers", "models": "Layer Model load",
     "models.batchnorm": "reestimated", "models.equalize": "equalized", "models.groups": "couple",
-    "models.packed": "load_into unpack_file", "plan": "Plan Treatment",
+    "models.packed": "load_into unpack_file", "models.rotate": "rotated", "plan": "Plan Treatment",
     "prune": "Blocks ExactOBS Fisher LearnedMask Magnitude NM OptimalBrain Snip Taylor Threshold Wanda",
     "prune.channels": "Channels", "prune.depth": "Depth", "share": "KMeans Quantile", "stack": "Stack",
-    "quantize": "FixedPoint IntegerNet LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits integer_net",
+    "quantize": "AWQ FixedPoint IntegerNet LowFloat NormalFloat PowerOfTwo QFormat Uniform accumulator_bits "
+    "integer_net", "refold": "activation_aware",
     "statistics": "Statistics", "statistics.datafree": "made_up", "targets": "OnnxRuntime OpenVINO Packed",
-    "train": "Adaptive Distillation FineTune GMP GroupLasso IMP L0 L1 LSQ LearnedPruning Movement PACT RigL STR "
-    "Slimming StraightThrough",
+    "train": "AdaRound Adaptive BlockReconstruction Distillation FineTune GMP GroupLasso IMP L0 L1 LSQ LearnedPruning "
+    "Movement PACT RigL STR Slimming StraightThrough",
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "GMP", "IMP", "L0", "L1", "LSQ", "NM", "PACT", "STR", "SVD", "Adaptive", "Blocks", "Budget", "BudgetNotMet",
-    "Channels", "Compression", "Depth", "Diagnosis", "Distillation", "ExactOBS", "FineTune", "Fisher", "FixedPoint",
-    "GroupLasso", "IntegerNet", "KMeans", "Layer", "LearnedMask", "LearnedPruning", "LessenError", "LowFloat",
-    "Magnitude", "Model", "Movement", "NormalFloat", "OnnxRuntime", "OpenVINO", "OptimalBrain", "Packed", "Plan",
-    "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL", "Slimming", "Snip", "Stack", "Statistics", "StraightThrough",
-    "Taylor", "Threshold", "Treatment", "Uniform", "Wanda", "accumulator_bits", "apply", "compress", "couple",
-    "diagnose", "equalized", "inspect", "integer_net", "load", "load_data", "load_into", "made_up", "reestimated",
-    "replay", "unpack_file", "write_integers",
+    "AWQ", "GMP", "IMP", "L0", "L1", "LSQ", "NM", "PACT", "STR", "SVD", "AdaRound", "Adaptive", "BlockReconstruction",
+    "Blocks", "Budget", "BudgetNotMet", "Channels", "Compression", "Depth", "Diagnosis", "Distillation", "ExactOBS",
+    "FineTune", "Fisher", "FixedPoint", "GroupLasso", "IntegerNet", "KMeans", "Layer", "LearnedMask", "LearnedPruning",
+    "LessenError", "LowFloat", "Magnitude", "Model", "Movement", "NormalFloat", "OnnxRuntime", "OpenVINO",
+    "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL", "Slimming", "Snip",
+    "Stack", "Statistics", "StraightThrough", "Taylor", "Threshold", "Treatment", "Uniform", "Wanda",
+    "accumulator_bits", "activation_aware", "apply", "compress", "couple", "diagnose", "equalized", "inspect",
+    "integer_net", "load", "load_data", "load_into", "made_up", "reestimated", "replay", "rotated",
+    "unpack_file", "write_integers",
 ]  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def _written(job: Job, found: Found, folder: RunFolder, progress: Progress) -> R
     """Everything that goes into the folder, then the folder into its place."""
     artifact = folder.path("model" + job.target.suffix)
     with progress.stage("apply"):
-        compressed = made(job, found.bench, found.treatments, found.plan.recover)
+        compressed = made(job, found.bench, found.treatments, found.plan.recover, in_turn=found.plan.in_turn)
     with progress.stage("export"):
         write_artifact(found.exporter, compressed, artifact, found.plan)
     if artifact.name != "model.lessen":

@@ -9,14 +9,38 @@ from typing import Any
 from torch import Tensor, nn
 
 from .bench import Bench, Compressed, realize
-from .codings import Coding
+from .codings import Codebook, Coding, Dense, Grid, ScaledCodebook
+from .data import Part
 from .errors import LessenError
 from .models import Layer
 from .models.put import put_matrix
 from .plan import Treatment
 from .statistics import Statistics
+from .statistics.fallback import fall_backs
 from .statistics.side_by_side import Drift, side_by_side
 from .technique import Technique
+
+_SAMPLES, _FEWEST = 1024, 16  # under way at once
+_BYTES = 2**28  # of what lies between two layers, for all samples; residual networks hold several of those
+TOLD = "coded for what the layers before it hand it"
+
+
+def under_way(bench: Bench, part: Part) -> Part:
+    """The first samples: as many as are enough, fewer where what lies between two layers is large."""
+    widest = max((x.macs * x.shape[0] // max(x.weight.numel(), 1) for x in bench.traced.layers), default=0)
+    return part.head(max(_FEWEST, min(_SAMPLES, _BYTES // (4 * max(widest, 1)))))
+
+
+def makes_up(bench: Bench, treatments: Mapping[str, Treatment]) -> bool:
+    """Whether a plan leaves enough errors for later layers to make up for: something is coarser than eight bits."""
+    layers, coded = bench.layers, {n: t.technique for n, t in treatments.items() if t.technique is not None}
+    return any(not _fine(bench.coding(layers[n], technique)) for n, technique in coded.items())
+
+
+def _fine(coding: Coding) -> bool:
+    if isinstance(coding, (Codebook, ScaledCodebook)):
+        return coding.centroids.shape[1] >= 256
+    return isinstance(coding, Dense) or (isinstance(coding, Grid) and coding.bits >= 8)
 
 
 def realize_in_turn(bench: Bench, treatments: Mapping[str, Treatment], batches: Iterable[Any]) -> Compressed:
@@ -40,7 +64,7 @@ def realize_in_turn(bench: Bench, treatments: Mapping[str, Treatment], batches: 
         turn.codings[name] = bench.coding(layer, technique)
         put_matrix(made.module, layer, turn.codings[name].decode(), statistics.mean, bench.scales.get(name))
     codings = {n: {**made.codings, **turn.codings}[n] for n in coded}
-    return replace(made, codings=codings, treatments=dict(treatments))
+    return replace(made, codings=codings, treatments=dict(treatments), why={**made.why, **turn.why})
 
 
 def _visitable(layer: Layer) -> bool:
@@ -55,6 +79,7 @@ class _Turn:
     techniques: Mapping[str, Technique]
     module: nn.Module
     codings: dict[str, Coding] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
 
     def visit(self, layer: Layer, drift: Drift) -> None:
         """Code one layer and put it in place, with the bias that keeps the mean of its outputs."""
@@ -66,10 +91,12 @@ class _Turn:
         known = self.bench.statistics.get(layer.name, Statistics())
         known = replace(known, H=metric.Z, mean=drift.z, observations=drift.observations)
         technique = self.techniques[layer.name]
-        try:
-            coding = technique.encode(target, known)
-        except LessenError:
-            coding = self.bench.coding(layer, technique)
+        with fall_backs() as told:
+            try:
+                coding = technique.encode(target, known)
+            except LessenError:
+                coding = self.bench.coding(layer, technique)
+        self.why[layer.name] = "; ".join((TOLD, *told))
         self.codings[layer.name] = coding
         matrix = coding.decode()
         put_matrix(self.module, layer, matrix, None, scale)

@@ -46,6 +46,7 @@ class Plan:
         channels: name of the group -> units that are removed.
         seed: seed of every private generator.
         model, data: digests of what the plan was made for.
+        in_turn: each layer is coded for what the layers coded before it hand it (`realize_in_turn`).
         recover: settings of the fine-tuning, empty for none.
         tuned_widths: the narrower network was fine-tuned before it was coded; needs the same training data again.
         trained: how the network was trained before anything else; needs the same training data again.
@@ -62,11 +63,14 @@ class Plan:
     smooth: float | None = None
     tuned_widths: bool = False
     trained: Training | None = None
+    in_turn: bool = False
 
     def to_yaml(self) -> str:
         """The plan as text; equal plans give equal text."""
         values: dict[str, Any] = {"lessen": VERSION, "target": self.target, "seed": self.seed}
         values |= {k: v for k, v in (("model", self.model), ("data", self.data)) if v}
+        if self.in_turn:
+            values["in_turn"] = True
         if self.recover:
             values["recover"] = dict(self.recover)
         if self.smooth is not None:
@@ -88,8 +92,8 @@ class Plan:
     def from_yaml(cls, text: str, where: str = "plan") -> Plan:
         """Reads a plan; an error names the line that is wrong."""
         values, lines = _parse(text, where)
-        known = {"lessen", "target", "seed", "model", "data", "recover", "smooth", "trained", "tuned_widths",
-                 "channels", "layers"}  # fmt: skip
+        known = {"lessen", "target", "seed", "model", "data", "in_turn", "recover", "smooth", "trained",
+                 "tuned_widths", "channels", "layers"}  # fmt: skip
         for key in values:
             if key not in known:
                 raise LessenError(
@@ -112,6 +116,7 @@ class Plan:
             tuned_widths=values.get("tuned_widths") is True,
             smooth=_strength(values, where, lines),
             trained=_training(values.get("trained"), _at(where, lines, "trained")),
+            in_turn=_flag(values, "in_turn", where, lines),
         )
 
     @classmethod
@@ -176,6 +181,13 @@ def _integer(values: dict[str, Any], where: str, lines: dict[tuple[str, ...], in
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise LessenError(f"seed must be a whole number from 0 up, not {seed!r}", where=_at(where, lines, "seed"))
     return seed
+
+
+def _flag(values: dict[str, Any], key: str, where: str, lines: dict[tuple[str, ...], int]) -> bool:
+    value = values.get(key, False)
+    if not isinstance(value, bool):
+        raise LessenError(f"{key} must be true or false, not {value!r}", where=_at(where, lines, key))
+    return value
 
 
 def _strength(values: dict[str, Any], where: str, lines: dict[tuple[str, ...], int]) -> float | None:

@@ -11,60 +11,91 @@ from .bench import Bench, Compressed, realize
 from .codings import Grid
 from .data import Part
 from .errors import LessenError
+from .in_turn import realize_in_turn, under_way
 from .job import Job
 from .plan import Treatment
 from .quantize import Uniform
 from .technique import describe
 from .train import Distillation, FineTune, copied, finetune, through_codings
+from .train.blocks_method import Reconstruction
 from .train.lsq import LSQ
 from .train.method import Lesson
 from .train.qat import QuantizationAware
 from .train.qat_inputs import remove_inputs
 from .train.qat_start import Start
 
-Recovery = FineTune | QuantizationAware
+_FEW_BITS = 4  # above, rounding has nothing left to learn
+Recovery = FineTune | QuantizationAware | Reconstruction
 
 
 def made(
     job: Job, bench: Bench, treatments: Mapping[str, Treatment], recover: Mapping[str, Any] | None = None,
-    step: Callable[[int], object] = lambda n: None,
+    step: Callable[[int], object] = lambda n: None, in_turn: bool = False,
 ) -> Compressed:  # fmt: skip
     """The network coded, and trained with `recover` (plain values of a `Recovery`) if that is not empty.
 
-    While it trains, every coded weight is what its coding decodes to. `FineTune` leaves scales and tables;
+    With `in_turn` each layer is coded for what the layers coded before it hand it (`realize_in_turn`). While the
+    network trains, every coded weight is what its coding decodes to. `FineTune` leaves scales and tables;
     quantization-aware training also learns the steps of grids, and the ranges of what integer layers read.
+    `Reconstruction` learns the rounding of grids on the calibration samples.
     """
-    compressed = realize(bench, treatments)
+    if in_turn:
+        compressed = realize_in_turn(bench, treatments, under_way(bench, job.data.calibration).batches())
+    else:
+        compressed = realize(bench, treatments)
     if not recover:
         return compressed
+    settings = settings_of(recover)
+    if isinstance(settings, Reconstruction):
+        return _reconstructed(job, bench, compressed, settings, step)
     if job.train is None:
         raise LessenError("the plan was fine-tuned", where="plan, recover", mend="give the same --train data")
-    settings = settings_of(recover)
     if isinstance(settings, QuantizationAware):
         return _aware(job, compressed, settings, job.train.calibration, step)
     return _trained(job, compressed, settings, job.train.calibration, step)
 
 
 def coders(using: Iterable[Any]) -> Iterator[Any]:
-    """The techniques among `using` that encode layers; for quantization-aware training the grids that it trains."""
+    """The techniques among `using` that encode layers; for methods that train or round grids these grids."""
     for t in using:
-        if _is_aware(t):
-            settings: tuple[QuantizationAware, ...] = t.offers() if isinstance(t, type) else (t,)  # type: ignore[attr-defined]
+        if _is_a(t, (QuantizationAware, Reconstruction)):
+            settings: tuple[Any, ...] = t.offers() if isinstance(t, type) else (t,)  # type: ignore[attr-defined]
             yield from (Uniform(m.bits, m.per) for m in settings)
         elif hasattr(t, "encode"):
             yield t
 
 
-def _is_aware(t: Any) -> bool:
-    return issubclass(t if isinstance(t, type) else type(t), QuantizationAware)
+def _is_a(t: Any, kinds: type | tuple[type, ...]) -> bool:
+    return issubclass(t if isinstance(t, type) else type(t), kinds)
 
 
-def recovery_for(job: Job, treatments: Mapping[str, Treatment]) -> Recovery:
+def recovery_for(job: Job, treatments: Mapping[str, Treatment]) -> FineTune | QuantizationAware:
     """With quantized activations where layers run on integers, by the method that was asked for; else without."""
     if not any(t.activations for t in treatments.values()):
         return FineTune()
-    asked = (t() if isinstance(t, type) else t for t in job.using if _is_aware(t))
+    asked = (t() if isinstance(t, type) else t for t in job.using if _is_a(t, QuantizationAware))
     return next(asked, LSQ(bits=8, activations=8))
+
+
+def reconstruction_for(job: Job, bench: Bench, treatments: Mapping[str, Treatment]) -> Reconstruction | None:
+    """The method of learned rounding that was asked for, where the plan has grids of so few bits that it can gain."""
+    asked = next((t() if isinstance(t, type) else t for t in job.using if _is_a(t, Reconstruction)), None)
+    layers, coded = bench.layers, {n: t.technique for n, t in treatments.items() if t.technique is not None}
+    codings = (bench.coding(layers[n], t) for n, t in coded.items() if n not in bench.scales)
+    return asked if any(isinstance(c, Grid) and c.bits <= _FEW_BITS for c in codings) else None
+
+
+def _reconstructed(
+    job: Job, bench: Bench, compressed: Compressed, method: Reconstruction, step: Callable[[int], object]
+) -> Compressed:
+    """Pruned layers and smoothed ones stay as they are."""
+    student, pruned = copied(compressed.module), _pruned(compressed)
+    layers = {n: x for n, x in bench.layers.items() if n not in compressed.scales and n not in pruned}
+    start = Start(layers, {n: c for n, c in compressed.codings.items() if n in layers})
+    lesson = Lesson(bench.module, tuple(layers.values()), job.data.calibration, seed=job.seed, step=step)
+    learned = method.fit_from(start, student, lesson)
+    codings = {**compressed.codings, **learned.codings}
+    return replace(compressed, module=student.requires_grad_(False), codings=codings)
 
 
 def _aware(
@@ -120,13 +151,13 @@ def settings_of(values: Mapping[str, Any]) -> Recovery:
         raise LessenError(f"unknown setting: {error}", where="plan, recover") from error
 
 
-def _method(values: dict[str, Any]) -> QuantizationAware:
+def _method(values: dict[str, Any]) -> QuantizationAware | Reconstruction:
     made = techniques.build(values, "plan, recover")
-    if not isinstance(made, QuantizationAware):
+    if not isinstance(made, (QuantizationAware, Reconstruction)):
         raise LessenError(f"{values['technique']} can't be used to recover", where="plan, recover", mend="use LSQ")
     return made
 
 
 def plain(settings: Recovery) -> dict[str, Any]:
     """The inverse of `settings_of`."""
-    return describe(settings) if isinstance(settings, QuantizationAware) else asdict(settings)
+    return asdict(settings) if isinstance(settings, FineTune) else describe(settings)

@@ -40,6 +40,11 @@ def test_the_calmer_form_comes_first(monkeypatch, smooth: float, names: list[str
     assert ["smoothed" if b == "smoothed" else "plain" for b, _ in found] == names
 
 
+def test_what_hardly_suffers_is_not_slowed_down_by_scaling(monkeypatch) -> None:
+    found, *_ = forms(monkeypatch, 5e-4, 1e-4)
+    assert next(found)[0] != "smoothed"
+
+
 def test_nothing_to_smooth_is_one_form_and_no_trial(monkeypatch) -> None:
     found, plain, _ = forms(monkeypatch, 0.2, None)
     assert len(list(found)) == 1 and plain.asked == 0

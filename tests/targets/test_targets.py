@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lessen.errors import LessenError
+from lessen.models import Layer
 from lessen.targets import (
     TARGETS,
     Coded,
@@ -161,6 +162,17 @@ def test_costs_add_up_and_are_remembered(t, work, tmp_path, monkeypatch):
     for content in (b"", b"{", b"[1]", b'{"float nonsense": 1}', b'{"float conv 1x1 p1 g1": "x"}'):
         file.write_bytes(content)
         assert LayerCosts(t).seconds(layers[0]) == 0
+
+
+def test_a_shape_that_was_not_profiled_takes_no_more_time_than_a_larger_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("LESSEN_CACHE", str(tmp_path))
+    known = {"float linear 4x32 p1 g1": 2e-6, "float linear 16x4 p2 g1": 4e-5, "float linear 16x64 p1 g1": 3e-6}
+    layer = Layer("x", "linear", torch.zeros(4, 28), macs=4 * 28)
+    costs = LayerCosts(OnnxRuntime())
+    costs._table |= known
+    assert costs.seconds(layer) == pytest.approx(2e-6 * 28 / 32)
+    odd = Layer("x", "linear", torch.zeros(15, 4), macs=15 * 4)  # the nearest is the one busy moment
+    assert costs.seconds(odd) == 3e-6
 
 
 def test_smoothing_keeps_the_function_and_helps_outliers(tmp_path):

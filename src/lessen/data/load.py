@@ -83,9 +83,7 @@ def _label(source: Source) -> str:
 Found = dict[str, Iterable[Batch]]
 
 
-def _read(
-    source: Source, name: str, like: Like | None, hook: Any, n_inputs: int | None
-) -> tuple[Found, Finish | None]:
+def _read(source: Source, name: str, like: Like | None, hook: Any, n_inputs: int | None) -> tuple[Found, Finish | None]:
     """The parts as iterables of batches ("all" if they are not given apart), and what finishes a batch."""
     finish = None if hook is None else hook
     n_inputs = n_inputs if like is None else len(like)

@@ -41,8 +41,10 @@ def treatments_of(solution: Solution) -> dict[str, Treatment]:
     return {name: candidate.choice for name, candidate in solution.picks.items()}
 
 
-def plan_of(job: Job, bench: Bench, treatments: Mapping[str, Treatment], recover: Mapping[str, Any]) -> Plan:
+def plan_of(
+    job: Job, bench: Bench, treatments: Mapping[str, Treatment], recover: Mapping[str, Any], in_turn: bool
+) -> Plan:
     """The plan as it is written: layers that are kept are not in it."""
     worked = {name: t for name, t in treatments.items() if t.technique is not None}
     return Plan(job.target.name, worked, bench.channels, job.seed, job.model.sha256(), job.data.sha256(), recover,
-                bench.smooth, bool(bench.channels) and job.train is not None, bench.trained)  # fmt: skip
+                bench.smooth, bool(bench.channels) and job.train is not None, bench.trained, in_turn)  # fmt: skip

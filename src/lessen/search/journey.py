@@ -76,10 +76,9 @@ def _look(job: Job, track: Track, bench: Bench, exporter: Exporter, progress: Pr
         track.explore(*form)
         if track.cheapest_holds:
             break
-    if not track.integers_pay():
+    track.everywhere()
+    if not track.integers_pay() and track.floats_pay(bench, exporter):
         track.risks.append(SLOWER)
-        track.without_integers()
-        track.explore(bench, exporter)
 
 
 def _climb(job: Job, track: Track, ladder: Sequence[Sparsifier], progress: Progress) -> None:

@@ -11,9 +11,13 @@ from ..propose import settings_of
 from ..report import Progress
 from ..smoothing import is_worth_smoothing, smoothed_bench
 
+NEGLIGIBLE = 1e-3  # squared error of the outputs by their squared size: 30 dB
+
 
 def forms(job: Job, bench: Bench, exporter: Exporter, progress: Progress) -> Iterator[tuple[Bench, Exporter]]:
     """The network as it is and smoothed; first the one whose outputs suffer less when all activations are rounded.
+
+    Scaling takes time where no norm absorbs it: a network whose outputs hardly suffer comes first as it is.
 
     Where linear layers do the smaller part of the work, or nothing that is asked for rounds, the network as it is comes
     first unseen. Whoever takes only the first pays for one of them only.
@@ -31,7 +35,7 @@ def forms(job: Job, bench: Bench, exporter: Exporter, progress: Progress) -> Ite
     with progress.stage("smooth"):
         plain, smooth = exporter.disturbance(), tamed[1].disturbance()
     progress.note(f"rounded activations: {plain:.3g} of the outputs as they are, {smooth:.3g} smoothed")
-    yield from (tamed, (bench, exporter)) if smooth < plain else ((bench, exporter), tamed)
+    yield from (tamed, (bench, exporter)) if NEGLIGIBLE < plain > smooth else ((bench, exporter), tamed)
 
 
 def _smoothed(bench: Bench, exporter: Exporter, progress: Progress) -> tuple[Bench, Exporter] | None:

@@ -16,6 +16,7 @@ from ..prune.channels import Channels
 from ..report import Progress
 from ..solve import Candidate
 from ..train import AsTrained, GroupLasso, Slimming, Sparsifier, Training
+from ..train.blocks_method import Reconstruction
 from ..training import fitted
 from . import widths
 from .prepare import prepared
@@ -30,11 +31,16 @@ def ladders(job: Job) -> list[tuple[Sparsifier, ...]]:
         LessenError: there is one, but no data to train on.
     """
     asked = [t for t in job.using if isinstance(t, Sparsifier) or (isinstance(t, type) and issubclass(t, Sparsifier))]
-    training = [t for t in job.using if hasattr(t, "fit")]
+    training = [t for t in job.using if hasattr(t, "fit") and not _is_calibrated(t)]
     if training and job.train is None:
         name = getattr(training[0], "__name__", type(training[0]).__name__)
         raise LessenError(f"{name} trains the network", where="--using", mend="give data to train on: --train DATA")
     return [t.offers() if isinstance(t, type) else (t,) for t in asked]
+
+
+def _is_calibrated(t: Any) -> bool:
+    """Whether calibration samples are all it takes."""
+    return issubclass(t if isinstance(t, type) else type(t), Reconstruction)
 
 
 def variant(job: Job, method: Training, progress: Progress) -> Bench:

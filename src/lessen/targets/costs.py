@@ -24,7 +24,7 @@ from .machine import machine, versions
 from .onnx_file import write_whole
 from .qdq import activations
 from .ranges import Range
-from .target import Events, Target, least
+from .target import Events, Target
 from .weights import is_float, rounded
 
 FILE = "file"  # way of a figure that is of a whole file
@@ -56,6 +56,19 @@ class Shape:
     def family(self) -> tuple[object, ...]:
         """Shapes of one family run at a like speed: same kind and kernel, both depthwise or neither."""
         return (self.kind, self.weight[2:], self.groups > 1)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (*self.weight, self.positions, self.groups)
+
+    def distance(self, other: Shape) -> float:
+        """How unlike two shapes are, in their MACs and in all that makes these up."""
+        each = sum(abs(math.log(a / b)) for a, b in zip(self.sizes, other.sizes, strict=False))
+        return abs(math.log(self.macs / other.macs)) + each
+
+    def within(self, other: Shape) -> bool:
+        """Whether it is no larger in any way than another of its family: it then takes no more time."""
+        return self.family == other.family and all(a <= b for a, b in zip(self.sizes, other.sizes, strict=True))
 
     @property
     def key(self) -> str:
@@ -110,7 +123,8 @@ class LayerCosts:
     def seconds(self, layer: Layer, coding: Coding | None = None, integer: bool = False) -> float:
         """Time of the layer held this way; `integer` says that its activations are integers too.
 
-        A shape that was not profiled gets the time of the nearest one of its family by the ratio of their MACs.
+        A shape that was not profiled gets the time of the nearest one of its family by the ratio of their MACs, and no
+        more than one that is larger in every way.
         A layer whose MACs are not known, an embedding, and anything before `prepare` cost 0.
         """
         if not _has_cost(layer):
@@ -137,8 +151,8 @@ class LayerCosts:
         family = [o for o in others if o[0].family == shape.family] or others
         if not family:
             return 0.0
-        nearest, seconds = min(family, key=lambda o: abs(math.log(o[0].macs / shape.macs)))
-        return seconds * shape.macs / nearest.macs
+        nearest, seconds = min(family, key=lambda o: shape.distance(o[0]))
+        return min([seconds * shape.macs / nearest.macs, *(s for o, s in family if shape.within(o))])
 
 
 def profiled(
@@ -159,10 +173,10 @@ def profiled(
 
 
 def _quickest(target: Target, path: Path, inputs: Sequence[Tensor]) -> Events:
-    """Of each event the least time; a network of microseconds runs often, or one busy moment would be all it saw."""
+    """The time of each event; a network of microseconds runs often, or one busy moment would be all it saw."""
     events = target.profile(path, inputs, RUNS)
     runs = min(int(LONG / max(sum(seconds for _, seconds, _ in events), 1e-6)), MOST)
-    return least([events, target.profile(path, inputs, runs)]) if runs > RUNS else events
+    return target.profile(path, inputs, runs) if runs > RUNS else events
 
 
 def _plain_grid(layer: Layer) -> Grid:

@@ -76,8 +76,15 @@ def compare(
     Args:
         inputs: at least `batch` samples of each input.
     """
-    few = first_samples(inputs, batch)
-    sessions = [target.session(Path(p)) for p in paths]
+    return _timed([target.session(Path(p)) for p in paths], first_samples(inputs, batch), batch, seconds)
+
+
+def on_one_core(paths: Sequence[Path], inputs: Sequence[Tensor], target: Target, seconds: float = 1.0) -> list[Latency]:
+    """The same with one sample and one thread: what else runs on the machine then changes ratios little."""
+    return _timed([target.session(Path(p), 1) for p in paths], first_samples(inputs, 1), 1, seconds)
+
+
+def _timed(sessions: Sequence[Session], few: tuple[Tensor, ...], batch: int, seconds: float) -> list[Latency]:
     for session in sessions:
         for _ in range(WARM_UP):
             session(few)

@@ -24,6 +24,8 @@ from .qdq import quantized
 from .ranges import Range, Rule
 from .weights import fits_int8, int8_matrix
 
+HARDLY, NEGLIGIBLE = 1.26, 1e-4  # as much more noise (1 dB), or less than this share of the outputs, is worth the time
+
 
 def nbytes(layer: Layer, coding: Coding) -> int:
     """Bytes of a weight in an ONNX file: as many bits a code as it has, its scales, its tables; float32 if none."""
@@ -38,7 +40,21 @@ def ranges(
 ) -> dict[str, Range]:
     """Activation ranges for everything that `quantized` will put a pair on; by trial where no rule is given."""
     model, coded = expanded(model, coded)
-    return trial.ranges(model, coded, batches, rules, rule)
+    if not rules.signed or rule is not None:
+        return trial.ranges(model, coded, batches, rules, rule)
+    batches = list(batches)
+    return _centered(model, coded, batches, rules, trial.ranges(model, coded, batches, rules, rule))
+
+
+def _centered(
+    model: ir.Model, coded: Coded, batches: Sequence[Sequence[Any]], rules: Rules, found: dict[str, Range]
+) -> dict[str, Range]:
+    """Ranges with zero in the middle, where the outputs hardly tell them from the others."""
+    centered = {name: r.centered for name, r in found.items()}
+    if centered == found:
+        return found
+    plain, other = (trial.disturbance(model, coded, r, rules, batches) for r in (found, centered))
+    return centered if other <= max(HARDLY * plain, NEGLIGIBLE) else found
 
 
 def export(model: ir.Model, path: Path, coded: Coded | None, found: Mapping[str, Range], rules: Rules) -> Path:

@@ -23,7 +23,7 @@ from .coded import Coded
 from .graph import ort_session
 from .placement import Rules
 from .ranges import Range, Rule
-from .target import Events, Kernels, Session, least
+from .target import Events, Kernels, Session, typical
 
 INTEGER = {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger",
            "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits", "QAttention"}  # fmt: skip
@@ -87,7 +87,7 @@ class OnnxRuntime:
             (e["args"]["op_name"] in INTEGER | FLOAT, e["dur"] * 1e-6, e["name"].removesuffix("_kernel_time"))
             for e in nodes
         ]
-        return least(rows[i * each : (i + 1) * each] for i in range(runs))
+        return typical(rows[i * each : (i + 1) * each] for i in range(runs))
 
     def verify(self, path: Path) -> Kernels:
         with tempfile.TemporaryDirectory() as folder:

@@ -30,6 +30,7 @@ class Rules:
             quantized values (ONNX Runtime's WeightBiasQuantization): it must not see that they do.
         pools: averages over positions that it computes in integers between quantized tensors. What they read is
             quantized too if a convolution in integers made it.
+        signed: its kernels are quicker with signed codes without an offset than with unsigned ones whose zero is moved.
         live: it has integer products whose input's range is found anew in every batch.
         codes_pay_from: weights for each position that they are used at, from which multiplying a float input with
             codes takes less time than with the floats that they are made into at loading; 0: always.
@@ -40,6 +41,7 @@ class Rules:
     attention: bool = False
     guards: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
+    signed: bool = False
     live: bool = False
     codes_pay_from: int = 0
 

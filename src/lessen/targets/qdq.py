@@ -19,7 +19,7 @@ from .locate import Site, locate_all
 from .lowrank import expanded
 from .packing import stored_codes
 from .placement import Placement, Rules, place
-from .ranges import Range
+from .ranges import MIDDLE, Range
 from .recurrent import write_recurrent
 from .tidy import pooled
 from .weights import Int8Matrix, fits_int8, int8_matrix, is_float
@@ -66,7 +66,7 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
             else:
                 _write_weight(model.graph, site, coded, shared, rules)
     write_recurrent(model.graph, coded)
-    _write_pairs(model.graph, placement.without(live), shared)
+    _write_pairs(model.graph, placement.without(live), shared, rules)
     rounded = {node for n in {*integer, *between} if n in coded.codings for node, _ in sites[n].uses}
     for name, readers in placement.readers.items():
         for node, index in readers:
@@ -238,20 +238,23 @@ def _unique(graph: ir.Graph, name: str, reader: ir.Node) -> str:
     return f"{name}@{reader.name}" if any(n.name == name for n in graph) else name
 
 
-def _write_pairs(graph: ir.Graph, placement: Placement, ranges: Mapping[str, Range]) -> None:
+def _write_pairs(graph: ir.Graph, placement: Placement, ranges: Mapping[str, Range], rules: Rules) -> None:
     values = {v.name: v for v in graph.inputs} | {v.name: v for n in graph for v in n.outputs}
     scales: dict[Range, tuple[ir.Value, ir.Value]] = {}
     for name, readers in placement.readers.items():
         value, r = values[name], ranges[name]
+        signed = rules.signed and r.zero_point == MIDDLE
         if r not in scales:
+            zero = np.array(0, np.int8) if signed else np.array(r.zero_point, np.uint8)
             scales[r] = (
                 constant(graph, f"{name}_scale", np.array(r.scale, np.float32)),
-                constant(graph, f"{name}_zero_point", np.array(r.zero_point, np.uint8)),
+                constant(graph, f"{name}_zero_point", zero),
             )
         q = ir.node("QuantizeLinear", [value, *scales[r]], name=f"{name}_quantize")
         dq = ir.node("DequantizeLinear", [q.outputs[0], *scales[r]], name=f"{name}_dequantize")
         q.outputs[0].name, dq.outputs[0].name = f"{name}_quantized", f"{name}_dequantized"
-        q.outputs[0].type, dq.outputs[0].type = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.FLOAT)
+        codes = ir.DataType.INT8 if signed else ir.DataType.UINT8
+        q.outputs[0].type, dq.outputs[0].type = ir.TensorType(codes), ir.TensorType(ir.DataType.FLOAT)
         q.outputs[0].shape = dq.outputs[0].shape = value.shape
         producer = value.producer()
         if producer is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from .graph import Array
 HALF = 2048  # bins on each side of zero
 SAMPLES = 8192  # values looked at for each sample of the batch
 LEVELS = 255
+MIDDLE = 128  # the code of zero in a centered range
 MOMENTUM = 0.9  # of the moving average: a batch weighs a tenth
 
 Rule = Literal["mse", "weighted", "minmax", "average", "percentile", "entropy"]
@@ -42,6 +43,12 @@ class Range:
     def empty(self) -> bool:
         """Nothing but zeros was seen: no telling how far the values reach."""
         return not self.high > self.low
+
+    @property
+    def centered(self) -> Range:
+        """The same with zero in the middle, if anything lies below it: signed codes then need no offset."""
+        reach = max(-self.low, self.high)
+        return replace(self, low=-reach * MIDDLE / (LEVELS - MIDDLE), high=reach) if self.low < 0 else self
 
     def joined(self, other: Range) -> Range:
         return Range(min(self.low, other.low), max(self.high, other.high))

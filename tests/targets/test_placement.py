@@ -1,0 +1,113 @@
+"""Where codes are made: as early as a kernel does it by itself, and kept through what only moves them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lessen.targets import Coded, OnnxRuntime, OpenVINO, float_onnx
+from lessen.targets.placement import Placement
+from lessen.targets.qdq import activations
+from lessen.targets.ranges import MIDDLE, Range
+from targets.small_nets import grid, layers_of, noise, seeded, sqnr
+
+X = noise(4, 3, 16, 16)
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(nn.functional.max_pool2d(self.conv(x).relu(), 2).flatten(1))
+
+
+class Joined(nn.Module):
+    def __init__(self, seen: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1), nn.Conv2d(16, 4, 1)
+        self.seen = seen
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        both = self.a(x).relu(), self.b(x).relu()
+        made = self.last(torch.cat(both, 1))
+        return (made, both[1].abs()) if self.seen else made
+
+
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(self.conv(x).relu().mean((2, 3)))
+
+
+def placed(net: nn.Module, target: OnnxRuntime | OpenVINO) -> tuple[ir.Model, Placement]:
+    network = seeded(net)
+    graph, layers = float_onnx(network, (X,)), layers_of(network, X)
+    everything = Coded(layers, {}, {x.name: "int8" for x in layers})
+    return graph, activations(graph, everything, target.rules)
+
+
+def out_of(graph: ir.Model, kind: str) -> list[str]:
+    return [str(n.outputs[0].name) for n in graph.graph if n.op_type == kind]
+
+
+@pytest.mark.parametrize("target", [OnnxRuntime(), OpenVINO()], ids=lambda t: t.name)
+def test_a_pooling_between_two_layers_sees_codes_only(target) -> None:
+    graph, placement = placed(Pooled(), target)
+    way = [*out_of(graph, "Relu"), *out_of(graph, "MaxPool"), *out_of(graph, "Reshape"), *out_of(graph, "Flatten")]
+    assert len(way) == 3 and set(way) <= set(placement.tensors)
+    assert len({placement.find(name) for name in way}) == 1
+
+
+@pytest.mark.parametrize("target", [OnnxRuntime(), OpenVINO()], ids=lambda t: t.name)
+def test_what_is_laid_side_by_side_shares_one_scale(target) -> None:
+    graph, placement = placed(Joined(), target)
+    way = [*out_of(graph, "Relu"), *out_of(graph, "Concat")]
+    assert set(way) <= set(placement.tensors) and len({placement.find(name) for name in way}) == 1
+
+
+def test_what_is_also_read_as_floats_is_rounded_behind_the_concatenation_only() -> None:
+    graph, placement = placed(Joined(seen=True), OpenVINO())
+    assert not set(out_of(graph, "Relu")) & set(placement.tensors)
+    assert set(out_of(graph, "Concat")) <= set(placement.tensors)
+
+
+def test_openvino_averages_codes() -> None:
+    graph, placement = placed(Averaged(), OpenVINO())
+    assert {*out_of(graph, "Relu"), *out_of(graph, "ReduceMean")} <= set(placement.tensors)
+
+
+class Signed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(3, 8, 3), nn.Linear(8 * 49, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(nn.functional.max_pool2d(self.conv(x), 2).flatten(1))
+
+
+@pytest.mark.parametrize(("target", "codes"), [(OnnxRuntime(), {np.uint8}), (OpenVINO(), {np.int8})])
+def test_values_of_both_signs_get_the_codes_that_the_runtime_is_quick_with(target, codes, tmp_path) -> None:
+    network = seeded(Signed())
+    graph, layers = float_onnx(network, (X,)), layers_of(network, X)
+    coded = Coded(layers, {x.name: grid(x) for x in layers}, {})
+    ranges = target.ranges(graph, coded, [(noise(32, 3, 16, 16),)])
+    path = target.export(graph, tmp_path / "m.onnx", coded, ranges)
+    made = ir.load(path)
+    zeros = [n.inputs[2].const_value.numpy().dtype.type for n in made.graph if n.op_type == "QuantizeLinear"]
+    assert set(zeros) == codes
+    got = target.session(path)((X,))[0]
+    assert sqnr(network(X).detach(), got) > 25
+
+
+def test_a_centered_range_has_its_zero_in_the_middle() -> None:
+    r = Range(-1.0, 3.0).centered
+    assert r.zero_point == MIDDLE and r.high == 3.0 and r.scale == pytest.approx(3 / 127)
+    assert Range(0.0, 3.0).centered == Range(0.0, 3.0)
