@@ -80,7 +80,7 @@ def gaussian(quick: bool) -> Parts:
 
 
 def entropy(quick: bool) -> Parts:
-    """Cells of one width, each held as its mean, through the entropy coder of our file."""
+    """Cells of one width, each held as its mean (in float16), through the entropy coder of our file."""
     layer = _weights()
     for step in (0.9,) if quick else (2.0, 1.2, 0.9, 0.45, 0.22):
         codes = (layer.matrix / step).round()
@@ -88,7 +88,7 @@ def entropy(quick: bool) -> Parts:
         sums, counts = (torch.zeros(int(index.max()) + 1, dtype=torch.float64) for _ in range(2))
         sums.index_add_(0, index.flatten(), layer.matrix.double().flatten())
         counts.index_add_(0, index.flatten(), torch.ones(index.numel(), dtype=torch.float64))
-        book = Codebook(index.to(torch.uint8), (sums / counts.clamp_min(1)).float()[None])
+        book = Codebook(index.to(torch.uint8), (sums / counts.clamp_min(1)).half()[None])
         rate = 8 * len(to_bytes(Package(codings={"w": book}))) / codes.numel()
         error = (book.decode() - layer.matrix).double().square()
         what = f"entropy-coded, step {step}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Kept:
         for who, entry in self._made.items():
             for figure, r in entry["rows"].items():
                 split = who.startswith("lessen") and (figure in alone or figure.startswith("seconds_"))
-                found.append(r | ({"figure": f"{figure}_{who.rpartition(' ')[2]}"} if split else {}))
+                found.append(_known(r) | ({"figure": f"{figure}_{who.rpartition(' ')[2]}"} if split else {}))
         for who in dict.fromkeys(r["who"] for r in found):
             for figure in ("loss_points", *alone[:2]):
                 both = [r for r in found if r["who"] == who and r["figure"].startswith(f"{figure}_")]
@@ -98,3 +99,8 @@ class Kept:
 
     def _samples(self, who: str, runtime: str) -> Path:
         return self.folder / f"{''.join(c for c in who if c.isalnum())}-{runtime}.npy"
+
+
+def _known(r: common.Row) -> common.Row:
+    """Without the interval of a score that is of all samples together: there is none."""
+    return {k: v for k, v in r.items() if k not in ("low", "high") or math.isfinite(v)}

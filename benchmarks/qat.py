@@ -8,8 +8,8 @@ the latter (`LSQ` with distillation); `recovered_share` = 1 - qat / ptq. Every l
 and last alike, one step for each output channel of a weight and one for each activation tensor.
 
 W4A4 and W2A8: W bits of the weights, A of the activations. Four-bit activations are simulated, no runtime here
-executes them. A part is a net, its bits and a seed (which samples calibrate and train, and their order); parts that are
-in the file of results already are not run again unless --again is given.
+executes them. A part is a net, its bits and a seed (which samples calibrate, and the order of those that train); parts
+that are in the file of results already are not run again unless --again is given.
 
     python benchmarks/qat.py [--quick] [--nets resnet_8,silero] [--bits W4A4,W2A8] [--seeds 0,1,2]
 """
@@ -52,7 +52,9 @@ def run(net: Net, method: QuantizationAware, seed: int, quick: bool) -> tuple[fl
     told = fit_in_turn(untrained, in_turn, lesson)
     student = copied(in_turn)
     remove_inputs(student)
-    method.fit_from(Start({x.name: x for x in net.layers}, told.codings, tuple(told.inputs)), student, lesson)
+    start = Start({x.name: x for x in net.layers}, told.codings, tuple(told.inputs))
+    with torch.autocast("cpu", torch.bfloat16, enabled=net.bfloat16, cache_enabled=False):
+        method.fit_from(start, student, lesson)
     points = [net.score(x, quick) for x in (net.module, at_once, in_turn, student)]
     print(
         f"  float {points[0]:.3f}, at once {points[1]:.3f}, in turn {points[2]:.3f}, trained {points[3]:.3f}",
