@@ -47,8 +47,9 @@ def images(network: nn.Module, split: tuple[Tensor, Tensor, Tensor, Tensor], tes
 def minilm() -> Task:
     """Sentiment of film reviews by a linear probe on MiniLM's embeddings, trained on the whole network's."""
     tokenizer, encoder = zoo.minilm()
-    texts, ratings = zoo.vader()
-    clear = [i for i, r in enumerate(ratings.tolist()) if abs(r) > 0.5]
+    texts, ratings = zoo.vader("movieReview")
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()  # they come film by film
+    clear = [i for i in order if abs(float(ratings[i])) > 0.5]
     texts, labels = [texts[i] for i in clear], (ratings[clear] > 0).float()
     parts = {"calibration": slice(0, 256), "held_out": slice(256, 384), "train": slice(384, 1884)}
     test = slice(1884, 2884)

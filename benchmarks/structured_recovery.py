@@ -1,9 +1,9 @@
 """Structured pruning with recovery: twice as fast as measured, then fine-tuned; what is lost, and what do peers lose?
 
 Every setting of every tool prunes until the float32 file is twice as fast as the original's in ONNX Runtime (one
-thread, by turns in one process), and is fine-tuned for a few steps with distillation. The setting that is best on the
-validation part is fine-tuned in full, and its file is judged on the test part. The same data, steps, loss, learning
-rate and device for everybody.
+thread, by turns in one process), and is fine-tuned for a few steps with distillation. The two that are then best on the
+validation part are fine-tuned in full, and the better one's file, on the validation part again, is judged on the test
+part. The same data, steps, loss, learning rate and device for everybody.
 
     PYTHONPATH=tests python benchmarks/structured_recovery.py [--tasks resnet,minilm] [--scratch DIR] [--quick]
 
@@ -43,9 +43,8 @@ GOAL = 2.0  # times as fast
 QUICK = ("depth 3, second_order/norms", "Magnitude")
 MARGIN = 1.02  # of the goal, while searching: another measurement must not fall below it
 SHORT = {"resnet": 200, "minilm": 40}  # steps, to choose a setting
-FINAL = 2  # settings, the best after the short run, that get the middle one
-MIDDLE = {"resnet": 600, "minilm": 100}  # steps
-LONG = {"resnet": 4000, "minilm": 600}  # steps of the chosen one
+FINAL = 2  # settings, the best after the short run, that get the long one
+LONG = {"resnet": 4000, "minilm": 600}  # steps
 PACKAGES = ("torch", "torch-pruning", "onnxruntime", "transformers")
 
 
@@ -108,7 +107,6 @@ class Race:
     task: Task
     scratch: Path
     short: int
-    middle: int
     long: int
     only: tuple[str, ...] = ()  # settings; none means all
     goal: float = GOAL
@@ -169,40 +167,38 @@ class Race:
         print("  ", self.name, who, found, flush=True)
         return {**found, "network": kept}
 
-    def finished(self, who: str, best: dict[str, Any]) -> Path:
-        """The chosen network, fine-tuned in full, as a file."""
-        path = self.scratch / f"{who}.onnx"
+    def finished(self, who: str, found: dict[str, Any]) -> tuple[Path, float]:
+        """A setting's network, fine-tuned in full, as a file; and its score on the validation part."""
+        path = self.scratch / f"{who}.{found['setting'].replace('/', '-')}.onnx"
+        tuned = path.with_suffix(".tuned")
         if not path.is_file():
-            network = torch.load(best["network"], weights_only=False)
-            state = self.scratch / f"{who}.state.pt"
+            network = torch.load(found["network"], weights_only=False)
+            state = path.with_suffix(".state")
             tune(network, self.task, self.taught, self.long, self.task.rate, state)
             state.unlink(missing_ok=True)
-            torch.save(network, self.scratch / f"{who}.tuned.pt")
+            torch.save(network, tuned)
             write(network, self.task, path)
-        return path
+        network = torch.load(tuned, weights_only=False)
+        score = judged(by_network(network), self.task.validation, self.task.metric).value
+        print("  ", self.name, who, found["setting"], "after the long run", score, flush=True)
+        return path, score
 
     def chosen(self, who: str) -> dict[str, Any] | None:
-        """The setting that is best on the validation part among those that are fast enough."""
+        """The setting that is best on the validation part after the long run, of those that are fast enough.
+
+        The best two after the short run get it: what tunes fast at first may end lower.
+        """
         makers = settings(self.task, self.name)[who]
         tries = [self.tried(who, s, make) for s, make in makers.items() if not self.only or s in self.only]
         able = [t for t in tries if t["score"] is not None and t["speed"] >= self.goal]
         best = sorted(able, key=lambda t: -t["score"])[:FINAL]
-        return max(best, key=lambda t: self.longer(who, t)) if len(best) > 1 else next(iter(best), None)
-
-    def longer(self, who: str, found: dict[str, Any]) -> float:
-        """The setting's score on the validation part after the middle run: what tunes fast at first may end lower."""
-        note = self.scratch / f"{who}.{found['setting'].replace('/', '-')}.middle"
-        if not note.is_file():
-            network = torch.load(found["network"], weights_only=False)
-            tune(network, self.task, self.taught, self.middle, self.task.rate)
-            note.write_text(str(judged(by_network(network), self.task.validation, self.task.metric).value))
-            print("  ", self.name, who, found["setting"], "after the middle run", note.read_text(), flush=True)
-        return float(note.read_text())
+        ended = [t | dict(zip(("file", "ended"), self.finished(who, t), strict=True)) for t in best]
+        return max(ended, key=lambda t: t["ended"], default=None)
 
     def file(self, who: str) -> Path | None:
         """The tool's file; None where no setting is fast enough."""
         best = self.chosen(who)
-        return self.finished(who, best) if best else None
+        return best["file"] if best else None
 
     def rows(self) -> list[common.Row]:
         """Everything, and the figures."""
@@ -210,7 +206,7 @@ class Race:
         if not whole.is_file():
             write(self.task.network, self.task, whole)
         chosen = {who: best for who in settings(self.task, self.name) if (best := self.chosen(who))}
-        files = {who: self.finished(who, best) for who, best in chosen.items()}
+        files = {who: best["file"] for who, best in chosen.items()}
         return self._figures(whole, files, chosen)
 
     def _figures(self, whole: Path, files: dict[str, Path], chosen: dict[str, dict[str, Any]]) -> list[common.Row]:
@@ -231,6 +227,7 @@ class Race:
                            high=drop.high, **more),
                 common.row(name, self.name, metric, scores[who].value, "share", n=before.n, **more),
                 common.row(name, self.name, "validation_untuned", best["untuned"], "share"),
+                common.row(name, self.name, "validation", best["ended"], "share"),
                 common.row(name, self.name, "file_bytes", path.stat().st_size, "bytes"),
             ]  # fmt: skip
         if {"lessen", "torch-pruning"} <= files.keys():
@@ -245,11 +242,9 @@ class Race:
         for note in sorted(self.scratch.glob("*.json")):
             who, found = note.name.split(".")[0], json.loads(note.read_text())
             name = f"{who if who == 'lessen' else common.peer(who)}/{found['setting']}"
-            middle = note.with_suffix(".middle")
-            more = {"after_middle_run": float(middle.read_text())} if middle.is_file() else {}
             rows.append(common.row(name, self.name, "validation_after_short_run", found["score"], "share",
                                    speed=found.get("speed"), untuned=found.get("untuned"), seconds=found["seconds"],
-                                   note=found.get("note"), **more))  # fmt: skip
+                                   note=found.get("note")))  # fmt: skip
         return rows
 
 
@@ -273,7 +268,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as fresh:
             scratch = Path(fresh) if options.quick else options.scratch / name
             scratch.mkdir(parents=True, exist_ok=True)
-            steps = (2, 3, 4) if options.quick else (SHORT[name], MIDDLE[name], LONG[name])
+            steps = (2, 4) if options.quick else (SHORT[name], LONG[name])
             only = QUICK if options.quick else ()
             race = Race(name, TASKS[name](scratch, options.quick), scratch, *steps, only)
             if options.who:
