@@ -39,6 +39,7 @@ class Bench:
         scales: by layer name, float32 [columns]: its layer here holds the parameter times this (see `smoothing`).
         trained: how the network was trained before all else (`train.Training`); None if it was not.
         smooth: the strength that these scales were made with; None where nothing was smoothed.
+        turned: the plan that was coded in turn last, and what came of it.
     """
 
     module: nn.Module
@@ -51,6 +52,7 @@ class Bench:
     scales: Mapping[str, Tensor] = field(default_factory=dict)
     smooth: float | None = None
     trained: Any = None
+    turned: tuple[dict[str, Treatment], Compressed] | None = None
     _made: OrderedDict[tuple[str, Technique], Coding | LessenError] = field(default_factory=OrderedDict)
     _bytes: int = 0
     _told: dict[tuple[str, Technique], str] = field(default_factory=dict)

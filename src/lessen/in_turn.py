@@ -21,7 +21,7 @@ from .statistics.side_by_side import Drift, side_by_side
 from .technique import Technique
 
 _SAMPLES, _FEWEST = 1024, 16  # under way at once
-_BYTES = 2**28  # of what lies between two layers, for all samples; residual networks hold several of those
+_BYTES = 2**27  # of what lies between two layers, for all samples; residual networks hold several of those
 TOLD = "coded for what the layers before it hand it"
 
 

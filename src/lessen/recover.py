@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -39,10 +40,7 @@ def made(
     quantization-aware training also learns the steps of grids, and the ranges of what integer layers read.
     `Reconstruction` learns the rounding of grids on the calibration samples.
     """
-    if in_turn:
-        compressed = realize_in_turn(bench, treatments, under_way(bench, job.data.calibration).batches())
-    else:
-        compressed = realize(bench, treatments)
+    compressed = _in_turn(job, bench, treatments) if in_turn else realize(bench, treatments)
     if not recover:
         return compressed
     settings = settings_of(recover)
@@ -53,6 +51,15 @@ def made(
     if isinstance(settings, QuantizationAware):
         return _aware(job, compressed, settings, job.train.calibration, step)
     return _trained(job, compressed, settings, job.train.calibration, step)
+
+
+def _in_turn(job: Job, bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
+    """Made once for a plan that is measured, tested and written; every caller gets a network of its own."""
+    if bench.turned is None or bench.turned[0] != treatments:
+        made = realize_in_turn(bench, treatments, under_way(bench, job.data.calibration).batches())
+        bench.turned = (dict(treatments), made)
+    kept = bench.turned[1]
+    return replace(kept, module=copy.deepcopy(kept.module))
 
 
 def coders(using: Iterable[Any]) -> Iterator[Any]:

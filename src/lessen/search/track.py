@@ -33,7 +33,7 @@ _RETREATS = (1.0, 0.5, 0.1)  # shares of the promised drop that a plan may use o
 _LARGE = 2_000_000  # parameters: above, only settings that won on a sample of layers are tried on all
 _DIGEST = "0" * 64  # stands for the model's in files that are only measured
 _TIE = 1e-3  # of the cost: among files as small and as fast, the one with the zeros that were asked for
-_WITHIN_REACH = 5.0  # times the promised drop: coding in turn halves what is lost, more only at the coarsest
+_WITHIN_REACH = 3.0  # times the promised drop: coding in turn halves what is lost, more only at the coarsest
 _HOPELESS = 30.0  # points: a plan that loses more than this untrained is not worth training
 
 
