@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -29,6 +30,8 @@ def row(who: str, what: str, figure: str, value: float | None, unit: str, **more
         value: None where it could not be measured; then say why in `note`.
         more: `n`, `low` and `high` (95 % interval), `note`, or whatever else belongs to it; None is left out.
     """
+    if value is not None and not math.isfinite(value):  # JSON has no such numbers
+        value, more = None, {"note": f"{value}"}
     made = {"who": who, "what": what, "figure": figure, "value": value, "unit": unit}
     return made | {k: v for k, v in more.items() if v is not None}
 
