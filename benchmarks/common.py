@@ -30,8 +30,8 @@ def row(who: str, what: str, figure: str, value: float | None, unit: str, **more
         value: None where it could not be measured; then say why in `note`.
         more: `n`, `low` and `high` (95 % interval), `note`, or whatever else belongs to it; None is left out.
     """
-    if value is not None and not math.isfinite(value):  # JSON has no such numbers
-        value, more = None, {"note": f"{value}"}
+    if value is not None and math.isinf(value):  # a peer's file that answers nothing; JSON has no such number
+        value, more = None, {"note": "infinite"}
     made = {"who": who, "what": what, "figure": figure, "value": value, "unit": unit}
     return made | {k: v for k, v in more.items() if v is not None}
 

@@ -42,6 +42,11 @@ def test_a_figure_that_is_no_number_is_refused(common, tmp_path: Path) -> None:
         common.save(tmp_path / "x.json", "", "a", [common.row("lessen", "a", "f", float("nan"), "s")], 1.0)
 
 
+def test_an_infinite_figure_is_told_in_words(common) -> None:
+    row = common.row("peer", "a", "loss_points", float("inf"), "points", low=1.0)
+    assert row["value"] is None and row["note"] == "infinite" and "low" not in row
+
+
 def test_wrong_shapes_are_found(common) -> None:
     right = {"command": "", "commit": "", "machine": {}, "versions": {}, "seconds": 1.0}
     row = common.row("lessen", "a", "f", None, "s")
