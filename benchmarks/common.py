@@ -32,6 +32,8 @@ def row(who: str, what: str, figure: str, value: float | None, unit: str, **more
     """
     if value is not None and math.isinf(value):  # a peer's file that answers nothing; JSON has no such number
         value, more = None, {"note": "infinite"}
+    if more.get("note"):  # errors of peers name files: as they lie in the project
+        more["note"] = str(more["note"]).replace(f"{RESULTS.parents[1]}/", "")
     made = {"who": who, "what": what, "figure": figure, "value": value, "unit": unit}
     return made | {k: v for k, v in more.items() if v is not None}
 
