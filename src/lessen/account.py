@@ -64,7 +64,7 @@ def account(job: Job, found: Found, compressed: Compressed, folder: RunFolder) -
         budget=verdict, data=_parts(job), coverage=_coverage(found), curve=tuple(found.points),
         risks=(*_risks(job, found, drop, kernels.integer, kernels.floating), *_doubts(job, found, compressed)),
         files=_files(folder),
-        kernels=Kernels(len(kernels.integer), len(kernels.floating)), command=_command(job),
+        kernels=Kernels(len(kernels.integer), len(kernels.floating), len(kernels.sparse)), command=_command(job),
     )  # fmt: skip
 
 

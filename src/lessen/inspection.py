@@ -110,7 +110,7 @@ def _notes(traced: Trace, why: str, place: Target) -> Iterator[str]:
     yield f"{100 * traced.share:.1f} % of the parameters can be worked on"
     yield from _left(traced.left)
     yield from (text for text in (traced.why, why) if text)
-    yield zeros_note(place.name)
+    yield zeros_note(place.name, getattr(place, "skips_zeros", None))
     yield "sizes are judged from corners of the 6 largest layers; time is the layers' sum on one core"
     if place.executes:
         yield "Channels and stacks of techniques come on top; lessen compress tries them and measures"

@@ -26,7 +26,7 @@ def test_keys_are_the_documented_ones() -> None:
     assert set(plain["ratios"]) == {"size", "packed_size", "latency", "memory", "macs"}
     needed = {"name", "kind", "technique", "done", "why", "bytes_before", "bytes_after", "sqnr_db"}
     assert all(needed <= set(row) for row in plain["layers"])
-    assert set(plain["kernels"]) == {"integer", "float"}
+    assert set(plain["kernels"]) == {"integer", "float", "sparse"}
     assert set(plain["budget"]) >= {"asked", "met", "unmet"}
 
 

@@ -168,11 +168,14 @@ class DataParts:
 class Kernels:
     """Layers that the runtime executes in integer and in float arithmetic, read from the file it runs.
 
+    `sparse`: those of them whose kernels pass over zeros.
+
     The field is called `float_` in Python only because `float` is the type.
     """
 
     integer: int
     float_: int
+    sparse: int = 0
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,8 @@ class Report:
         """Plain values under the keys of `report.json`; NaN and Inf become None."""
         plain = to_plain(self)
         if self.kernels is not None:
-            plain["kernels"] = {"integer": self.kernels.integer, "float": self.kernels.float_}
+            kernels = self.kernels
+            plain["kernels"] = {"integer": kernels.integer, "float": kernels.float_, "sparse": kernels.sparse}
         return plain
 
     @classmethod

@@ -26,10 +26,12 @@ class Kernels:
     Args:
         integer: names of the nodes that compute products in integers.
         floating: names of those that compute them in floating point.
+        sparse: names of those that pass over zeros; all of them in `integer` or `floating` as well.
     """
 
     integer: tuple[str, ...]
     floating: tuple[str, ...]
+    sparse: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
