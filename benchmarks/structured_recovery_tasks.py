@@ -80,7 +80,7 @@ def minilm(scratch: Path, small: bool) -> Task:
     encoder.pooler = None  # its output is not used
     model = Sentiment(encoder).eval()
     frozen = ("encoder.embeddings.word_embeddings.weight",)
-    made = Task(model, train, validation, test, "spearman", 3e-4, batch=32, frozen=frozen)
+    made = Task(model, train, validation, test, "spearman", 1e-4, batch=32, frozen=frozen)
     _taught(made, scratch / f"teacher{'_small' if small else ''}.pt", 1 if small else 2)
     return made
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lessen import Channels
 from lessen.bench import Bench
 from lessen.errors import LessenError
-from lessen.job import Job, open_job
+from lessen.job import Job, Options, open_job
 from lessen.models.depth import without_blocks
 from lessen.models.groups import Grouping, find_groups
 from lessen.models.surgery import shrink
@@ -105,7 +105,7 @@ def _bench(task: Task) -> tuple[Job, Bench]:
         samples = calibration(task.train, SAMPLES)
         inputs = samples[0] if len(samples[0]) > 1 else samples[0][0]
         held = dict.fromkeys(("calibration", "validation", "test"), (inputs, samples[1]))
-        job = open_job(task.network, held, "1%", "onnxruntime", "channels", metric=task.metric)
+        job = open_job(task.network, held, "1%", "onnxruntime", "channels", Options(task.metric))
         _BENCHES[id(task)] = (job, prepared(job, Progress()))
     return _BENCHES[id(task)]
 
@@ -200,8 +200,9 @@ def _our_settings(task: Task, name: str) -> dict[str, Callable[[], Shrinkable]]:
             made[f"depth {depth}, second_order/inside"] = lambda d=depth: Ours(task, "second_order", True, False, d)
             made[f"depth {depth}, second_order/norms"] = lambda d=depth: Ours(task, "second_order", False, True, d)
         return made
-    for depth in (0, 1, 2):
+    for depth in (0, 1, 2, 3):
         made[f"depth {depth}, second_order/inside"] = lambda d=depth: Ours(task, "second_order", stream=False, depth=d)
+    made["depth 2, second_order"] = lambda: Ours(task, "second_order", depth=2)
     return made
 
 
