@@ -23,7 +23,7 @@ from int8_tools import Feed, nncf_onnx
 from torch import Tensor, nn
 
 import zoo
-from lessen.diagnosis.run import run_diagnosis
+from lessen.diagnosis.run import Options, run_diagnosis
 from lessen.diagnosis.show import print_diagnosis
 from lessen.models import fold_batchnorm
 from lessen.targets import float_onnx
@@ -126,7 +126,9 @@ def rows_of(what: str, task: Task, tool: str, folder: Path) -> list[common.Row]:
     except Exception as error:
         return [common.row(who, what, "loss_points_before", None, "points", note=f"the peer fails: {error}"[:200])]
     started = time.process_time()
-    found = run_diagnosis(task.network, made, task.parts, repair=True, max_drop=task.promise, out=folder / tool).report
+    found = run_diagnosis(
+        task.network, made, task.parts, Options(repair=True, max_drop=task.promise, out=folder / tool)
+    ).report
     seconds = time.process_time() - started
     print_diagnosis(found)
     assert found.fixed is not None

@@ -7,7 +7,9 @@ file really takes. `excess` is mse / theory - 1.
 
 Layers: linear layers of real networks with the second moments of real data. `error_ratio` is the error of `Uniform`
 over that of the published GPTQ (blocks of 128, 1 % dampening) with the better of its two column orders, layer by
-layer; `error_ratio_held_out` the same under second moments of other samples. `seconds_ratio` is processor time against
+layer; `error_ratio_held_out` the same under second moments of other samples. A layer with fewer observations than
+columns has a singular second moment: under that very moment errors in its null space are free, and ours takes care of
+these too; `_determined` leaves such layers out (given where there are any). `seconds_ratio` is processor time against
 GPTQ with act-order alone, both by turns.
 
     python benchmarks/grids_vs_theory.py [--quick] [--parts gaussian,entropy,size,character_gpt,minilm,whisper_tiny]
@@ -108,14 +110,18 @@ def _against(what: str, mse: float, limit: float) -> list[common.Row]:
 class Duel:
     """Sums over layers."""
 
+    names: list[str] = field(default_factory=list)
+    enough: list[bool] = field(default_factory=list)
     seen: list[float] = field(default_factory=list)
     unseen: list[float] = field(default_factory=list)
     ours: float = 0.0
     theirs: float = 0.0
 
-    def add(self, W: Tensor, H: tuple[Tensor, Tensor, int], setting: tuple[int, int | None]) -> None:
+    def add(self, name: str, W: Tensor, H: tuple[Tensor, Tensor, int], setting: tuple[int, int | None]) -> None:
         """One layer: W [rows, columns]; second moments of calibration and of other samples, and how many rows."""
         bits, group = setting
+        self.names.append(name)
+        self.enough.append(H[2] >= W.shape[1])
         layer, known = Layer("w", "linear", W), Statistics(H[0], observations=H[2])
         technique = Uniform(bits, group or "channel", symmetric=False)
         started = time.process_time()
@@ -134,7 +140,14 @@ class Duel:
         for figure, ratios in (("error_ratio", self.seen), ("error_ratio_held_out", self.unseen)):
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
             made.append(common.row("lessen", what, figure, mean, "of GPTQ's", n=len(ratios), note="geometric mean"))
-            made.append(common.row("lessen", what, f"worst_{figure}", max(ratios), "of GPTQ's", n=len(ratios)))
+            worst = max(range(len(ratios)), key=ratios.__getitem__)
+            made.append(common.row("lessen", what, f"worst_{figure}", ratios[worst], "of GPTQ's", n=len(ratios),
+                                   note=self.names[worst]))  # fmt: skip
+        determined = [r for r, enough in zip(self.seen, self.enough, strict=True) if enough]
+        if len(determined) < len(self.seen):
+            for name, value in (("error_ratio", math.exp(sum(map(math.log, determined)) / len(determined))),
+                                ("worst_error_ratio", max(determined))):  # fmt: skip
+                made.append(common.row("lessen", what, f"{name}_determined", value, "of GPTQ's", n=len(determined)))
         made.append(common.row("lessen", what, "seconds_ratio", self.ours / self.theirs, "of GPTQ's"))
         made.append(common.row("lessen", what, "seconds", self.ours, "s of processor time"))
         made.append(common.row("GPTQ act-order (published)", what, "seconds", self.theirs, "s of processor time"))
@@ -155,7 +168,7 @@ def size(quick: bool) -> Parts:
             fresh = moments_of[0].clone()  # or the factor of the turn before would be used again
             if turn == 1:
                 duel.ours = duel.theirs = 0.0  # the first turn warms up
-            duel.add(W, (fresh, moments_of[1], 2 * columns), (bits, group))
+            duel.add("w", W, (fresh, moments_of[1], 2 * columns), (bits, group))
         what = _what(f"{rows} x {columns}", bits, group)
         yield what, duel.rows(what)
 
@@ -169,7 +182,7 @@ def layers(name: str, quick: bool) -> Parts:
         duel = Duel()
         for path, module in chosen:
             if group is None or group < module.in_features:
-                duel.add(module.weight.detach(), (seen[path][0], unseen[path][0], seen[path][1]), (bits, group))
+                duel.add(path, module.weight.detach(), (seen[path][0], unseen[path][0], seen[path][1]), (bits, group))
         what = _what(name, bits, group)
         yield what, duel.rows(what)
 

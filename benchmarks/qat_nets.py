@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -29,6 +29,7 @@ class Net:
         lessons: (seed, quick) -> what it is calibrated and trained on.
         score: (network, quick) -> points, higher is better.
         n: test samples.
+        epochs: by bits; two-bit weights move on for longer.
         bfloat16: whether products are computed in bfloat16 while it trains (never when it is scored).
     """
 
@@ -38,7 +39,7 @@ class Net:
     score: Callable[[nn.Module, bool], float]
     n: int
     metric: str
-    epochs: int
+    epochs: Mapping[str, int]
     lr: float
     batch: int
     distillation: Distillation = field(default_factory=Distillation)
@@ -59,8 +60,8 @@ def resnet_8() -> Net:
         few = slice(0, 2000 if quick else None)
         return 100 * zoo.accuracy(net, x_test[few], y_test[few])
 
-    return Net(module, trace(module, (x[:2],)).layers, lessons, score, len(x_test), "accuracy", 2, 2e-3, 64,
-               bfloat16=True)  # fmt: skip
+    return Net(module, trace(module, (x[:2],)).layers, lessons, score, len(x_test), "accuracy",
+               {"W4A4": 2, "W2A8": 3}, 2e-3, 64, bfloat16=True)  # fmt: skip
 
 
 @cache
@@ -87,7 +88,7 @@ def silero() -> Net:
         heard = test[:20] if quick else test
         return 100 * zoo.auc(torch.cat([net(w[None])[0] for w, _ in heard]), torch.cat([t for _, t in heard]))
 
-    return Net(module, layers, lessons, score, sum(len(t) for _, t in test), "AUC", 10, 3e-3, 16,
+    return Net(module, layers, lessons, score, sum(len(t) for _, t in test), "AUC", {"W4A4": 10, "W2A8": 10}, 3e-3, 16,
                Distillation(alpha=1.0))  # fmt: skip
 
 

@@ -248,8 +248,10 @@ def save_times(peer: str, path: Path) -> None:
     print(*more, sep="\n")
 
 
-def save(found: dict[str, dict[str, dict]], seconds: float, path: Path, more: list[dict]) -> None:
-    """Everything so far, in one piece or not at all."""
+def save(
+    found: dict[str, dict[str, dict]], seconds: float, path: Path, more: list[dict], before: dict | None = None
+) -> None:
+    """Everything so far, in one piece or not at all; `before` is the record that some rows are put into."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     rows = [row for who, results in found.items() if results for row in summary(who, results)]
     rows += [
@@ -274,10 +276,24 @@ def save(found: dict[str, dict[str, dict]], seconds: float, path: Path, more: li
         "seconds": seconds,
         "rows": rows,
     }
+    if before is not None:
+        what = " ".join(sys.argv[1:])
+        parts = before.get("parts", {}) | {what: {"command": what, "commit": commit}}
+        record |= {"command": before["command"], "commit": before["commit"], "parts": parts}
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1))
     part.replace(path)
+
+
+def known(record: dict) -> tuple[dict[str, dict[str, dict]], list[dict]]:
+    """What a file of results holds by tool and architecture, and the rows of the times."""
+    found: dict[str, dict[str, dict]] = {}
+    for row in record["rows"]:
+        if row["figure"] == "halved":
+            told = {k: v for k, v in row.items() if k not in ("who", "what", "figure", "value", "unit", "n")}
+            found.setdefault(row["who"], {})[row["what"]] = {"ok": bool(row["value"]), **told}
+    return found, [r for r in record["rows"] if r["figure"] == "analysis_seconds"]
 
 
 def _versions() -> dict[str, str]:
@@ -296,7 +312,7 @@ def main() -> None:
     """Run ours and theirs, one architecture after the other."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="*", help="only these; the other rows of the file stay as they are")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--times", action="store_true", help="only the time of the analysis, into the file there is")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -310,15 +326,19 @@ def main() -> None:
         save_times(peer, options.out)
         return
     found: dict[str, dict[str, dict]] = {"lessen": {}, peer: {}}
-    start = time.perf_counter()
+    more, before = list[dict](), None
+    if options.only and options.out.is_file():
+        before = json.loads(options.out.read_text())
+        found, more = known(before)
+    start = time.perf_counter() - (before["seconds"] if before else 0.0)
     for name in names:
         found["lessen"][name] = limited(lambda name=name: ours(name))
         if not options.without_peers:
-            found[peer][name] = limited(lambda name=name: theirs(name))
+            found.setdefault(peer, {})[name] = limited(lambda name=name: theirs(name))
         print(
             f"{name:18s}", "   ".join(_line(results[name]) for results in found.values() if name in results), flush=True
         )
-        save(found, time.perf_counter() - start, options.out, [])
+        save(found, time.perf_counter() - start, options.out, more, before)
     if not (options.quick or options.only or options.without_peers):
         more = list(analysis_times(peer))
         save(found, time.perf_counter() - start, options.out, more)

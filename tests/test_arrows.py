@@ -29,7 +29,7 @@ KNOWS = {
     "solve": {"errors"},
     "budget": {"errors"},
     "data": {"budget", "errors", "userfile"},
-    "targets": {"codings", "errors", "models"},
+    "targets": {"codings", "errors", "memory", "models"},
     "train": {"codings", "data", "errors", "models", "prune", "quantize", "statistics"},
     "report": {"budget", "errors"},
 }

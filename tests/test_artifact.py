@@ -12,12 +12,12 @@ from lessen.codings.container import read_lessen
 from lessen.data import load_data
 from lessen.factorize import SVD
 from lessen.memory import give_back
-from lessen.models import fold_batchnorm, trace
+from lessen.models import fold_batchnorm, load, trace
 from lessen.plan import Treatment
 from lessen.quantize import Uniform
 from lessen.stack import Stack
 from lessen.statistics import collect
-from lessen.targets import target
+from lessen.targets import float_onnx, target
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,32 @@ def test_giving_memory_back_changes_nothing():
     before = torch.arange(10)
     give_back()
     assert before.tolist() == list(range(10))
+
+
+class Tied(torch.nn.Module):
+    """One weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 3)
+        self.wide, self.again = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+        self.again.weight = self.wide.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.again(self.wide(self.second(self.first(x)).flatten(1)).relu())
+
+
+@pytest.mark.parametrize("where", ["onnxruntime", "openvino"])
+def test_a_weight_that_has_two_names_is_written_in_codes_once(where, tmp_path):
+    with torch.random.fork_rng():
+        tied, samples = Tied().eval(), load_data(torch.randn(40, 1, 12, 12))
+    inputs = next(samples.calibration.batches(2)).inputs
+    net = load(target(where).export(float_onnx(tied, inputs), tmp_path / "float.onnx", None, {})).module
+    traced = trace(net, inputs)
+    bench = Bench(net, traced, collect(net, traced.layers, samples.calibration.batches()))
+    exporter = Exporter(target(where), bench, inputs, samples.calibration)
+    shared = [x.name for x in traced.layers if x.kind == "linear"]
+    assert len(shared) == 1
+    made = realize(bench, {shared[0]: Treatment(Uniform(8), 8)})
+    assert exporter.write(made, tmp_path / "m.onnx").stat().st_size < 64 * 64 + 4096
+    assert target(where).verify(tmp_path / "m.onnx").integer

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from lessen.memory import kept, rest, shelved
+from lessen.memory import kept, rest, shelved, stretches, twin
 
 
 def resident() -> int:
@@ -59,3 +60,40 @@ def test_a_full_disk_is_answered_with_memory(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("os.posix_fallocate", full)
     assert float(shelved(2**20).fill_(2.0).sum()) == 2**21
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.small = nn.Linear(600, 700), nn.Linear(600, 700), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+        self.a.weight.requires_grad_(False)
+
+
+def test_a_twin_is_a_network_of_its_own_that_waits_in_a_file() -> None:
+    net = Tied()
+    other = twin(net)
+    rest()
+    assert other.b.weight is other.a.weight and not other.a.weight.requires_grad
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), other.parameters(), strict=True))
+    with torch.no_grad():
+        other.a.weight.zero_()
+        other.small.weight.zero_()
+    assert bool(net.a.weight.any()) and bool(net.small.weight.any())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_twin_takes_no_memory_while_it_waits() -> None:
+    net = nn.Linear(4096, 8192)  # 128 MB
+    before = resident()
+    other = twin(net)
+    rest()
+    assert resident() - before < 32
+    assert torch.equal(other.weight, net.weight)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (1, 2**22), (3000, 1000), (7, 0)])
+def test_stretches_are_all_rows_in_order(rows: int, columns: int) -> None:
+    found = [range(rows)[s] for s in stretches(rows, columns)]
+    assert [i for r in found for i in r] == list(range(rows))
+    assert all(len(r) * columns <= max(2**20, columns) for r in found)

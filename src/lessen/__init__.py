@@ -78,6 +78,8 @@ if TYPE_CHECKING:
         RigL,
         Slimming,
         StraightThrough,
+        StructuredL0,
+        StructuredMovement,
     )
 
 __version__ = "0.1.0"
@@ -94,7 +96,7 @@ _HOMES = {
     "integer_net", "refold": "activation_aware",
     "statistics": "Statistics", "statistics.datafree": "made_up", "targets": "OnnxRuntime OpenVINO Packed",
     "train": "AdaRound Adaptive BlockReconstruction Distillation FineTune GMP GroupLasso IMP L0 L1 LSQ LearnedPruning "
-    "Movement PACT RigL STR Slimming StraightThrough",
+    "Movement PACT RigL STR Slimming StraightThrough StructuredL0 StructuredMovement",
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
@@ -104,9 +106,9 @@ __all__ = [
     "FineTune", "Fisher", "FixedPoint", "GroupLasso", "IntegerNet", "KMeans", "Layer", "LearnedMask", "LearnedPruning",
     "LessenError", "LowFloat", "Magnitude", "Model", "Movement", "NormalFloat", "OnnxRuntime", "OpenVINO",
     "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL", "Slimming", "Snip",
-    "Stack", "Statistics", "StraightThrough", "Taylor", "Threshold", "Treatment", "Uniform", "Wanda",
-    "accumulator_bits", "activation_aware", "apply", "compress", "couple", "diagnose", "equalized", "inspect",
-    "integer_net", "load", "load_data", "load_into", "made_up", "reestimated", "replay", "rotated",
+    "Stack", "Statistics", "StraightThrough", "StructuredL0", "StructuredMovement", "Taylor", "Threshold", "Treatment",
+    "Uniform", "Wanda", "accumulator_bits", "activation_aware", "apply", "compress", "couple", "diagnose", "equalized",
+    "inspect", "integer_net", "load", "load_data", "load_into", "made_up", "reestimated", "replay", "rotated",
     "unpack_file", "write_integers",
 ]  # fmt: skip
 

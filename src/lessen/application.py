@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,8 +67,10 @@ def apply(
         bench = Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded)
         treatments = _treatments(bench, technique, (where,) if isinstance(where, str) else where)
         if in_turn:
-            return realize_in_turn(bench, treatments, samples.calibration.batches()).module
-        return realize(bench, treatments).module
+            made = realize_in_turn(bench, treatments, samples.calibration.batches())
+        else:
+            made = realize(bench, treatments)
+        return copy.deepcopy(made.module)
 
 
 def _treatments(bench: Bench, technique: Any, where: tuple[str, ...]) -> dict[str, Treatment]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from .plan import Treatment
 from .targets import Coded, Execution, Range, Smoothed, Target, float_onnx
 from .targets.export import PERMUTED
 from .targets.learned import check_bits, with_learned
-from .targets.trial import disturbance
+from .targets.trial import Answers, answers_rounded, disturbance
 
 
 @dataclass(eq=False)
@@ -95,6 +95,13 @@ class Exporter:
         self.calibrate()
         return disturbance(self.graph, self._everything(), self._ranges, rules, self._batches())
 
+    def answers_rounded(self, layers: Collection[str]) -> Iterator[tuple[str, Answers, Answers]]:
+        """(layer, the float network's answers, those with nothing but its activations rounded), for these layers."""
+        self.calibrate()
+        every, rules = self._everything(), self.target.rules  # type: ignore[attr-defined]
+        only = {n: how if n in layers else "float" for n, how in every.execution.items()}
+        return answers_rounded(self.graph, replace(every, execution=only), self._ranges, rules, self._batches())
+
     def calibrate(self) -> None:
         """Measures the range of every activation of the network that could be quantized, once."""
         if not self._ranges and getattr(self.target, "rules", None) is not None:
@@ -137,7 +144,8 @@ def _execution(treatment: Treatment, coding: Coding | None) -> Execution:
 def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed, gains: Mapping[str, np.ndarray]) -> ir.Model:
     old, new = before.state_dict(), compressed.module.state_dict()
     named = getattr(before, "initializer_of", lambda name: (name, False))
-    changed = [k for k, v in new.items() if k in old and k not in compressed.codings and not torch.equal(old[k], v)]
+    held = {old[name].data_ptr() for name in compressed.codings if name in old}  # by whatever name: weights are shared
+    changed = [k for k, v in new.items() if k in old and old[k].data_ptr() not in held and not torch.equal(old[k], v)]
     if not changed:
         return graph
     made = graph.clone()

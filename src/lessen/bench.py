@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from .codings import Coding
 from .errors import LessenError
-from .memory import rest
+from .memory import rest, twin
 from .models import Layer, Trace
 from .models.put import put_matrix
 from .plan import Treatment
@@ -105,7 +104,7 @@ class Compressed:
     """A compressed network: weights decoded in place, and the codings they came from.
 
     Args:
-        module: a copy of the bench's module that holds the decoded weights.
+        module: a copy of the bench's module that holds the decoded weights; they lie in a file (`memory.twin`).
         layers: all layers, by name.
         codings: the coded ones, by name.
         treatments: what was done to each layer.
@@ -130,7 +129,7 @@ def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
     layers = bench.layers
     codings: dict[str, Coding] = {}
     why: dict[str, str] = {}
-    module = copy.deepcopy(bench.module)
+    module = twin(bench.module)
     for name, treatment in treatments.items():
         if treatment.technique is None:
             why.setdefault(name, "kept: the best choice for the budget")
@@ -140,4 +139,5 @@ def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
             why[name] = told
         statistics = bench.statistics.get(name, Statistics())
         put_matrix(module, layers[name], codings[name].decode(), statistics.mean, bench.scales.get(name))
+        rest()
     return Compressed(module, layers, codings, dict(treatments), why, bench.edits, bench.folded, bench.scales)

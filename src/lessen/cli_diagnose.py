@@ -54,11 +54,11 @@ def add_diagnose(app: typer.Typer, show: Callable[..., None]) -> None:
 
         budget = Budget.parse(max_drop=max_drop)
         from .data.folder import described
-        from .diagnosis.run import run_diagnosis
+        from .diagnosis.run import Options, run_diagnosis
         from .diagnosis.show import print_diagnosis
 
-        done = run_diagnosis(original, compressed, described(data, images, input_shape), metric=metric, repair=fix,
-                             max_drop=budget.max_drop, out=out, trust=trust, quiet=quiet)  # fmt: skip
+        options = Options(metric, fix, budget.max_drop, out, trust, quiet)
+        done = run_diagnosis(original, compressed, described(data, images, input_shape), options)
         show(print_diagnosis, done.report)
         if done.files:
             show(print, f"\nall of it in {next(iter(done.files.values())).parent}; open diagnosis.html")

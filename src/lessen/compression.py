@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from .account import account
 from .budget import Budget
 from .errors import BudgetNotMet
 from .folder import RunFolder
-from .job import Job, open_job
+from .job import Job, Options, open_job
 from .packed import write_artifact, write_packed
 from .plan import Plan
 from .recover import made
@@ -85,10 +86,8 @@ class Compression:
 
     def open(self) -> Job:
         """The job with everything loaded and checked."""
-        return open_job(
-            self.model, self.data, self.budget, self.target, self.using,
-            metric=self.metric, train=self.train, seed=self.seed, trust=self.trust,
-        )  # fmt: skip
+        options = Options(self.metric, self.train, self.seed, self.trust)
+        return open_job(self.model, self.data, self.budget, self.target, self.using, options)
 
     def run(self, out: str | Path | None = None, quiet: bool = True) -> Result:
         """Does the job. `out` appears whole or not at all; None makes a temporary folder.
@@ -131,8 +130,8 @@ def replay(
     with RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
         progress = Progress(log, quiet=quiet)
         with progress.stage("load"):
-            job = open_job(model, data, Budget.nothing(), plan.target, None,
-                           metric=metric, train=train, seed=plan.seed, trust=trust)  # fmt: skip
+            options = Options(metric, train, plan.seed, trust)
+            job = open_job(model, data, Budget.nothing(), plan.target, None, options)
         found = replayed(job, plan, folder, progress)
         return _written(job, found, folder, progress)
 
@@ -153,4 +152,4 @@ def _written(job: Job, found: Found, folder: RunFolder, progress: Progress) -> R
     report = replace(report, seconds={k: round(v, 3) for k, v in progress.seconds.items()})
     report.write_json(folder.path("report.json"))
     write_html(report, folder.path("report.html"))
-    return Result(compressed.module, found.plan, report, folder.commit())
+    return Result(copy.deepcopy(compressed.module), found.plan, report, folder.commit())

@@ -58,16 +58,31 @@ class Job:
         return error_of_outputs if single(output) else sampled_labels
 
 
-def open_job(
-    model: Any, data: Any, budget: Any, target: Any, using: Any, *, metric: Any = None, train: Any = None,
-    seed: int = 0, trust: bool = False,
-) -> Job:  # fmt: skip
+@dataclass(frozen=True)
+class Options:
+    """What a job may be told besides.
+
+    Args:
+        metric: name, "file.py:function", a function, or None (accuracy with labels, cosine without).
+        train: data to fine-tune on, or None.
+        seed: of every private generator.
+        trust: whether pickled models may be opened.
+    """
+
+    metric: Any = None
+    train: Any = None
+    seed: int = 0
+    trust: bool = False
+
+
+def open_job(model: Any, data: Any, budget: Any, target: Any, using: Any, options: Options = Options()) -> Job:
     """Opens everything and tries the network on the first samples, so that what is wrong is said at once."""
-    opened = load(model, trust=trust)
+    seed, train = options.seed, options.train
+    opened = load(model, trust=options.trust)
     place = target_named(target)
     samples = load_data(data, seed=seed, like=example_like(opened))
     opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
-    chosen = _metric(metric, samples)
+    chosen = _metric(options.metric, samples)
     if chosen.against == "labels" and samples.labelled:
         with torch.no_grad():
             samples.check_against(_first(opened.module(*opened.inputs)))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
+import itertools
 import math
 import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _LEAST = 2**20  # bytes: smaller arrays stay in memory
+_OF_NETWORK = 2**16  # bytes: smaller parameters of a network that waits in a file stay in memory
+_ALIGNED = 16  # numbers
+_STRETCH = 2**20
 _MOST = 256  # arrays that lie in files at one time: each holds a file open
 
 
@@ -43,6 +49,31 @@ def kept(values: Tensor) -> Tensor:
     moved = shelved(*values.shape).copy_(values)
     rest()
     return moved
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A copy of a network whose large parameters lie in a temporary file: `rest` takes them out of memory.
+
+    For networks that are seldom looked at. `copy.deepcopy` of it is an ordinary network again.
+    """
+    large = [p for p in module.parameters() if type(p) is nn.Parameter and _fits(p)]
+    places = [0, *itertools.accumulate(-(-p.numel() // _ALIGNED) * _ALIGNED for p in large)]
+    room, memo = shelved(places[-1]).numpy(), dict[int, object]()
+    for p, place in zip(large, places, strict=False):
+        held = torch.from_numpy(room[place : place + p.numel()]).view_as(p).copy_(p.detach())  # a storage of its own
+        memo[id(p)] = nn.Parameter(held, p.requires_grad)
+        rest()
+    return copy.deepcopy(module, memo)
+
+
+def stretches(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of the rows of a matrix that hold about `_STRETCH` numbers: what is made of each is small."""
+    step = max(1, _STRETCH // max(columns, 1))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _fits(p: Tensor) -> bool:
+    return p.dtype is torch.float32 and p.device.type == "cpu" and p.is_contiguous() and p.nbytes >= _OF_NETWORK
 
 
 def _region(size: int) -> mmap.mmap | None:

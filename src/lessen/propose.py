@@ -12,7 +12,7 @@ from .allocation import allocated
 from .bench import Bench
 from .codings import Coding, Dense, Grid
 from .errors import LessenError, did_you_mean
-from .memory import rest
+from .memory import rest, stretches
 from .models import Layer
 from .plan import Treatment
 from .solve import Candidate
@@ -152,7 +152,8 @@ def activation_harm(layer: Layer, statistics: Statistics) -> float:
     The rounding error counts as white and uniform on one step of the range [low, high] (Widrow 1956).
     """
     step = (max(statistics.high, 0.0) - min(statistics.low, 0.0)) / 255
-    rows = layer.matrix.double().square().sum(1)
+    matrix = layer.matrix
+    rows = torch.cat([matrix[s].double().square().sum(1) for s in stretches(*matrix.shape)])
     weight = torch.ones_like(rows) if statistics.G is None else statistics.G.double()
     return float(0.5 * (weight * rows).sum()) * step * step / 12
 

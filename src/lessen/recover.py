@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,6 +13,7 @@ from .data import Part
 from .errors import LessenError
 from .in_turn import realize_in_turn, under_way
 from .job import Job
+from .memory import twin
 from .plan import Treatment
 from .quantize import Uniform
 from .technique import describe
@@ -59,7 +59,7 @@ def _in_turn(job: Job, bench: Bench, treatments: Mapping[str, Treatment]) -> Com
         made = realize_in_turn(bench, treatments, under_way(bench, job.data.calibration).batches())
         bench.turned = (dict(treatments), made)
     kept = bench.turned[1]
-    return replace(kept, module=copy.deepcopy(kept.module))
+    return replace(kept, module=twin(kept.module))
 
 
 def coders(using: Iterable[Any]) -> Iterator[Any]:

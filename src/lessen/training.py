@@ -59,6 +59,7 @@ def fitted(
     except LessenError as error:
         places = dict.fromkeys((type(method).__name__, error.where))
         raise LessenError(error.what, where=", ".join(p for p in places if p), mend=error.mend) from error
+    student = student if told.module is None else told.module
     with torch.no_grad():
         student(*model.inputs)  # whatever is wrong with what came out is found here
     return student.requires_grad_(False), told

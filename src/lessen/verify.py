@@ -12,6 +12,7 @@ from torch import Tensor
 from .data import Part, Score, evaluate, outputs_of, paired_drop
 from .data.interval import Drop
 from .job import Job
+from .memory import stretches
 
 
 @dataclass(eq=False)
@@ -64,6 +65,9 @@ def one_sample(part: Part) -> tuple[Tensor, ...]:
 
 def sqnr_db(weight: Tensor, decoded: Tensor) -> float | None:
     """Signal-to-quantization-noise ratio of a weight in decibels; None when it is exact."""
-    noise = float((weight.double() - decoded.double()).square().sum())
-    signal = float(weight.double().square().sum())
+    noise = signal = 0.0
+    for rows in stretches(len(weight), weight.numel() // max(len(weight), 1)):
+        exact = weight[rows].double()
+        noise += float((exact - decoded[rows].double()).square().sum())
+        signal += float(exact.square().sum())
     return None if noise == 0 or signal == 0 else float(10 * torch.log10(torch.tensor(signal / noise)))

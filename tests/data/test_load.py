@@ -314,3 +314,28 @@ def test_unknown_files(tmp_path: Path) -> None:
         load_data(tmp_path / "a.csv")
     with pytest.raises(LessenError, match="no such file or folder"):
         load_data("nowhere")
+
+
+def test_arrays_are_not_copied_and_batches_are() -> None:
+    x, y = _table(64)
+    for source, owner in ((x, x), (x.numpy(), x), (list(x.split(16)), x)):
+        data = load_data(source)
+        lies = {p.untyped_storage().data_ptr() for b in data.test.blocks for piece in b.pieces for p in piece.inputs}
+        assert lies <= {owner.untyped_storage().data_ptr()}
+        batch = next(data.test.batches(4)).inputs[0]
+        assert batch.data_ptr() != owner.data_ptr() and batch.is_contiguous()
+    assert load_data((x, y)).sha256() == load_data(list(zip(x.split(9), y.split(9), strict=True))).sha256()
+
+
+def test_samples_out_of_several_batches_come_in_their_order() -> None:
+    x, y = _table(50)
+    whole, pieces = load_data((x, y)), load_data(list(zip(x.split(7), y.split(7), strict=True)))
+    for part, other in zip(whole.parts, pieces.parts, strict=True):
+        for a, b in zip(part.batches(6), other.head(part.n).batches(6), strict=True):
+            assert torch.equal(a.inputs[0], b.inputs[0]) and torch.equal(a.labels, b.labels)
+
+
+def test_arrays_that_can_not_be_written_are_taken_as_they_are() -> None:
+    x = np.arange(40, dtype=np.float32)[:, None].copy()
+    x.flags.writeable = False
+    assert sorted(v for part in load_data(x).parts for v in _numbers(part)) == list(range(40))

@@ -134,3 +134,31 @@ def test_an_operation_of_the_users_own_is_declared_in_three_lines():
     couple(torch.ops.lessen_test.gate, lambda x, g: [[x[0], (x[1], g[1][:4])]])
     with pytest.raises(LessenError, match="different sizes"):
         find_groups(net, X)
+
+
+class Normed(nn.Module):
+    """A weight that is computed from others, beside a size that is written in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.middle = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.middle(self.first(x).relu()).view(-1, 8).relu())
+
+
+def test_a_norm_over_removed_columns_keeps_its_value_in_a_graph_and_the_original_its_parametrization():
+    net = Normed().eval()
+    with torch.no_grad():
+        net.middle.parametrizations.weight.original0.mul_(torch.linspace(0.5, 2, 8)[:, None])
+        grouping, before = find_groups(net, X), copy.deepcopy(net.state_dict())
+        names = {g.name: [0, 3, 5] for g in grouping.groups if g.name in ("first", "middle")}
+        made = shrink_with_edits(net, names, X, grouping)
+        assert set(names) == {"first", "middle"} and made.form == "graph"
+        keep = [1, 2, 4, 6, 7]
+        hidden = (X[0] @ net.first.weight[keep].T + net.first.bias[keep]).relu()
+        hidden = (hidden @ net.middle.weight[keep][:, keep].T + net.middle.bias[keep]).relu()
+        assert torch.allclose(made.model(*X), hidden @ net.last.weight[:, keep].T + net.last.bias, atol=1e-5)
+    assert _same(net, before) and hasattr(net.middle, "parametrizations")
+    assert torch.equal(net(*X), copy.deepcopy(net)(*X))

@@ -34,7 +34,7 @@ def made(job, bench):
 
 def test_the_block_that_goes_hurts_least_for_its_cost(job, bench, made):
     (name,) = made.channels
-    blocks = shallow.find_blocks(bench.module, job.model.inputs)[0]
+    blocks = shallow.find_removable(bench.module, job.model.inputs)[0]
     harm, costs = shallow._Harm(job, bench, blocks), shallow._costs(bench, blocks)
     best = min(costs, key=lambda n: harm((n,)) / costs[n])
     assert name == shallow.PREFIX + best and made.harm == pytest.approx(harm((best,))) and harm(()) == 0

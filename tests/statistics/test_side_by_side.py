@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lessen.models import Layer
+from lessen.statistics.columns import Convolution, observations, patches
 from lessen.statistics.side_by_side import Drift, side_by_side
 
 
@@ -91,13 +92,28 @@ def test_convolutions_are_seen_at_the_same_positions_on_both_sides() -> None:
     assert all(torch.equal(d.Z, d.C) for d in drifts)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1),
+        Convolution((2, 1), (1, 2), (2, 1), False, (0, 0), 2),
+        Convolution((2, 3), (1, 0), (1, 2), True, (1, 2), 1),
+    ],
+)
+@pytest.mark.parametrize("size", [7, 40])  # all positions, and a sample of them
+def test_how_many_patches_there_are_is_known_beforehand(how: Convolution, size: int) -> None:
+    x = draw(3, 4, size, size + 2)
+    taken = patches(x, (3, 2), how, 8, torch.Generator().manual_seed(0))
+    assert observations(x, (3, 2), how, 8) == taken.shape[1] > 0
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_correction_is_the_least_squares_with_a_ridge_towards_the_weight(groups: int) -> None:
     n, c, rows = 4000, 12, 6
     x = draw(groups, n, c)
     z = x + 0.3 * draw(groups, n, c, seed=1) + 0.2 * x.roll(1, 2)
     W = draw(rows, c, seed=2)
-    drift = Drift.of(list(x.split(1000, 1)), list(z.split(1000, 1)))
+    drift = Drift.of(zip(x.split(1000, 1), z.split(1000, 1), strict=True), n)
     got = drift.corrected(W).reshape(groups, -1, c).double()
     ridge = 0.01 * drift.Z.double().diagonal(dim1=1, dim2=2).mean(-1)
     for g in range(groups):
@@ -112,8 +128,8 @@ def test_the_correction_is_the_least_squares_with_a_ridge_towards_the_weight(gro
 def test_without_drift_nothing_is_corrected() -> None:
     x = draw(1, 500, 7)
     W = draw(3, 7, seed=1)
-    assert torch.allclose(Drift.of([x], [x]).corrected(W), W, atol=1e-6)
-    assert torch.equal(Drift.of([x * 0], [x * 0]).corrected(W), W)
+    assert torch.allclose(Drift.of([(x, x)], 500).corrected(W), W, atol=1e-6)
+    assert torch.equal(Drift.of([(x * 0, x * 0)], 500).corrected(W), W)
 
 
 def test_an_error_inside_the_network_comes_out_and_no_thread_stays_behind() -> None:

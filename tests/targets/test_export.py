@@ -114,3 +114,10 @@ def test_a_bias_that_is_added_behind_goes_into_the_convolution():
     tidied(model)
     assert [n.op_type for n in model.graph] == ["Conv"]
     np.testing.assert_allclose(run_onnx(model, [image])[0], before, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_lie_where_the_network_holds_them() -> None:
+    module = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3, bias=False)).eval()
+    graph = float_onnx(module, (noise(2, 6),)).graph
+    for name, p in module.named_parameters():
+        assert graph.initializers[name].const_value.numpy().ctypes.data == p.data_ptr()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from lessen.targets import Coded, OnnxRuntime, OpenVINO, float_onnx
 from lessen.targets.placement import Placement
 from lessen.targets.qdq import activations
 from lessen.targets.ranges import MIDDLE, Range
-from targets.small_nets import grid, layers_of, noise, seeded, sqnr
+from targets.small_nets import built, grid, layers_of, noise, seeded, sqnr
 
 X = noise(4, 3, 16, 16)
 
@@ -82,6 +82,29 @@ def test_what_is_also_read_as_floats_is_rounded_behind_the_concatenation_only() 
 def test_openvino_averages_codes() -> None:
     graph, placement = placed(Averaged(), OpenVINO())
     assert {*out_of(graph, "Relu"), *out_of(graph, "ReduceMean")} <= set(placement.tensors)
+
+
+class Excited(nn.Module):
+    """Squeeze-and-excitation of a convolution without a bias, as PaddleOCR's necks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeezed = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 24, 1, bias=False)
+        self.down, self.up, self.last = nn.Conv2d(24, 6, 1), nn.Conv2d(6, 24, 1), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.squeezed(self.first(x))
+        factors = nn.functional.hardsigmoid(self.up(self.down(y.mean((2, 3), keepdim=True)).relu()))
+        return self.last(y + y * factors)
+
+
+@pytest.mark.parametrize("target", [OnnxRuntime(), OpenVINO()], ids=lambda t: t.name)
+def test_a_convolution_without_a_bias_may_be_multiplied_by_what_is_made_of_it(target, tmp_path) -> None:
+    network = built(Excited)
+    graph, layers = float_onnx(network, (X,)), layers_of(network, X)
+    coded = Coded(layers, {x.name: grid(x) for x in layers}, {})
+    path = target.export(graph, tmp_path / "m.onnx", coded, target.ranges(graph, coded, [(X,)]))
+    assert sqnr(network(X).detach(), target.session(path)((X,))[0]) > 25  # 3 dB where OpenVINO fuses them
 
 
 class Signed(nn.Module):

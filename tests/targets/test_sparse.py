@@ -68,4 +68,4 @@ def test_the_report_tells_how_to_ask() -> None:
         dataclasses.replace(report, kernels=Kernels(41, 11, 7))
     )
     assert "AMX" in zeros(report) and "DECOMPRESSION" not in zeros(report)
-    assert "from 80 % on" in zeros_note("openvino", ZEROS)
+    assert "from 85 % on" in zeros_note("openvino", ZEROS)

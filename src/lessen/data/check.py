@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lessen.data.part import Batch, Part
+from lessen.data.batch import Batch, Rows
+from lessen.data.part import Part
 from lessen.errors import LessenError
 
+_STRETCH = 2**20  # values that are looked at in one go
 IGNORED = -100  # PyTorch's and transformers' label for "do not score this position"
 _LEAK_BYTES = 1 << 30  # above this, looking for repeated samples costs more than it tells
 
 
-def check_finite(blocks: Sequence[tuple[Batch, Tensor]], where: str) -> None:
+def check_finite(blocks: Sequence[tuple[Rows, Tensor]], where: str) -> None:
     """Refuse NaN and infinity, naming the first sample that has one."""
     for block, ids in blocks:
-        for number, column in enumerate(block.tensors):
-            if column.is_floating_point() and not torch.isfinite(column).all():
-                bad = ~torch.isfinite(column).reshape(column.shape[0] if column.ndim and not block.whole else 1, -1)
-                rows = bad.any(1).nonzero().flatten()
-                what = "labels" if number == len(block.inputs) else f"input {_name(block, number)}"
+        for number in range(len(block.pieces[0].tensors)):
+            rows = [i for i, finite in enumerate(_finite(block, number)) if not finite]
+            if rows:
+                first = block.pieces[0]
+                what = "labels" if number == len(first.inputs) else f"input {_name(first, number)}"
                 raise LessenError(
                     f"NaN or infinity in {what} of sample {int(ids[rows[0]])} ({len(rows)} samples in all)",
                     where=where,
                     mend="drop these samples or replace the values",
                 )
+
+
+def _finite(block: Rows, number: int) -> Iterator[bool]:
+    """Of each sample; of a tensor that all share or that can't be cut, once. A stretch of rows at a time."""
+    for piece in block.pieces:
+        column = piece.tensors[number]
+        cut = column.ndim > 0 and not piece.whole
+        rows = column if cut else column[None]
+        if not column.is_floating_point():
+            continue
+        for some in rows.split(max(1, _STRETCH // max(rows[:1].numel(), 1))):
+            yield from torch.isfinite(some).reshape(len(some), -1).all(1).tolist()
 
 
 def fit(batch: Batch, like: Mapping[str, Tensor] | tuple[Tensor, ...], where: str) -> Batch:
@@ -122,7 +136,7 @@ def leaks(parts: Sequence[Part]) -> list[str]:
     """Warnings for samples that lie, bit for bit, in two parts."""
     if sum(part.nbytes for part in parts) > _LEAK_BYTES:
         return []
-    seen = {part.name: [_digest(b, i) for b in part.blocks for i in range(b.n)] for part in parts}
+    seen = {part.name: [d for b in part.blocks for d in _digests(b)] for part in parts}
     found = []
     for earlier, later in (("calibration", "test"), ("validation", "test"), ("calibration", "validation")):
         known = set(seen[earlier])
@@ -132,13 +146,17 @@ def leaks(parts: Sequence[Part]) -> list[str]:
     return found
 
 
-def _digest(block: Batch, i: int) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for t in block.inputs:
-        digest.update(
-            (t if block.whole or not t.ndim else t[i]).contiguous().reshape(-1).view(torch.uint8).numpy().data
-        )
-    return digest.digest()
+def _digests(block: Batch | Rows) -> Iterator[bytes]:
+    """Of the inputs of each sample."""
+    step = max(1, _STRETCH // block.values_of_sample)
+    for start in range(0, block.n, step):
+        some = block.take(slice(start, start + step))
+        for i in range(some.n):
+            digest = hashlib.blake2b(digest_size=16)
+            for t in some.inputs:
+                own = t if some.whole or not t.ndim else t[i]
+                digest.update(own.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            yield digest.digest()
 
 
 def _name(batch: Batch, number: int) -> str:

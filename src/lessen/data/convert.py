@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lessen.data.part import Batch
+from lessen.data.batch import Batch, Rows
 from lessen.errors import LessenError
 
 LABELS = ("y", "labels", "label", "targets", "target")
@@ -20,7 +20,7 @@ _WIDE = {np.dtype(np.uint16): np.int64, np.dtype(np.uint32): np.int64, np.dtype(
 
 
 def tensor(value: Any, where: str) -> Tensor:
-    """A detached CPU tensor; floats become float32, unsigned integers above 8 bits int64.
+    """A detached CPU tensor; floats become float32, unsigned integers above 8 bits int64; else nothing is copied.
 
     Raises:
         LessenError: not numbers (text, objects, ragged lists).
@@ -34,10 +34,12 @@ def tensor(value: Any, where: str) -> Tensor:
         raise LessenError(f"can't be made an array: {error}", where=where, mend=FORMS) from error
     if array.dtype.kind not in "biuf":
         raise LessenError(f"holds {array.dtype}, not numbers", where=where, mend=FORMS + "; classes as 0, 1, 2, ...")
-    array = array.astype(
-        _WIDE.get(array.dtype, np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("="))
-    )
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))  # ascontiguousarray makes 0-dim 1-dim
+    wanted = _WIDE.get(array.dtype, np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("="))
+    array = array.astype(wanted, copy=False)
+    array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-dim 1-dim
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of arrays that can't be written; we don't write
+        return torch.from_numpy(array)
 
 
 def label_tensor(value: Any, where: str) -> Tensor:
@@ -115,8 +117,8 @@ def _batch(inputs: tuple[Tensor, ...], labels: Tensor | None, where: str, names:
     return batch
 
 
-def pool(batches: Iterable[Batch], where: str) -> list[tuple[Batch, Tensor]]:
-    """Samples of equal shape put together, each block with the samples' numbers in the source [n].
+def pool(batches: Iterable[Batch], where: str) -> list[tuple[Rows, Tensor]]:
+    """Samples of equal shape put together (not copied), each block with the samples' numbers in the source [n].
 
     Raises:
         LessenError: no samples, labels in some batches only, or other inputs in some batches.
@@ -136,10 +138,10 @@ def pool(batches: Iterable[Batch], where: str) -> list[tuple[Batch, Tensor]]:
             count += batch.n
     if not count:
         raise LessenError("no samples", where=where, mend="give at least 3 samples, better 1,000")
-    return [(_join([b for b, _ in group]), torch.cat([i for _, i in group])) for group in kinds.values()]
+    return [(Rows.of(tuple(b for b, _ in group)), torch.cat([i for _, i in group])) for group in kinds.values()]
 
 
-def select(blocks: list[tuple[Batch, Tensor]], wanted: Tensor) -> tuple[Batch, ...]:
+def select(blocks: list[tuple[Rows, Tensor]], wanted: Tensor) -> tuple[Rows, ...]:
     """The samples with the numbers `wanted`, in that order within each block."""
     found = []
     place = torch.full((sum(len(ids) for _, ids in blocks),), -1)
@@ -148,7 +150,7 @@ def select(blocks: list[tuple[Batch, Tensor]], wanted: Tensor) -> tuple[Batch, .
         place[ids] = torch.arange(len(ids))
         local = place[wanted]
         if (local >= 0).any():
-            found.append(block.take(local[local >= 0]))
+            found.append(Rows(block.pieces, local[local >= 0]))
     return tuple(found)
 
 
@@ -159,11 +161,3 @@ def _says(batch: Batch) -> str:
 
 def _signature(batch: Batch) -> Any:
     return tuple((t.dtype, tuple(t.shape[1:])) if t.ndim else (t.dtype, t.item()) for t in batch.tensors)
-
-
-def _join(group: list[Batch]) -> Batch:
-    if len(group) == 1:
-        return group[0]
-    columns = [torch.cat(c) if c[0].ndim else c[0] for c in zip(*(b.tensors for b in group), strict=True)]
-    labels = columns.pop() if group[0].labels is not None else None
-    return replace(group[0], inputs=tuple(columns), labels=labels)

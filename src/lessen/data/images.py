@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lessen.budget import show_bytes
+from lessen.data.batch import Batch
 from lessen.data.npz import memory_limit
-from lessen.data.part import Batch
 from lessen.errors import LessenError, extra
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from lessen.data import check, split
+from lessen.data.batch import Batch, Rows
 from lessen.data.convert import LABELS, pool, select, to_batch
 from lessen.data.folder import ImageFolder
 from lessen.data.images import Images, class_folders, read_folder
 from lessen.data.npz import read_npz
-from lessen.data.part import Batch, Data, Finish, Part
+from lessen.data.part import Data, Finish, Part
 from lessen.errors import LessenError
 from lessen.userfile import blame, call, is_function_path, load_function, private_randomness
 
@@ -42,9 +43,10 @@ def load_data(
 ) -> Data:
     """Data from a file, a folder, a function or Python objects, in three parts that never mix.
 
-    Everything is read once and kept in CPU memory (`Data.nbytes`; while it is split, twice that): images as bytes,
-    the rest as float32 or integers. Without parts given apart, a quarter but at most 300 samples become
-    `calibration`, and halves of the rest `validation` and `test`, by class where labels are classes.
+    Everything is read once and kept in CPU memory (`Data.nbytes`): images as bytes, the rest as float32 or integers.
+    Tensors and arrays that are float32 or integers already are not copied, so leave them as they are. Without parts
+    given apart, a quarter but at most 300 samples become `calibration`, and halves of the rest `validation` and
+    `test`, by class where labels are classes.
 
     Args:
         source: an `.npz` path (`x`, `y`; or inputs by name and `y` | `labels`; or `x_calibration`, `x_validation`,
@@ -180,7 +182,7 @@ def _iterate(source: Iterable[Any], name: str, n_inputs: int | None, owner: obje
             yield to_batch(item, f"{name}, batch {number}", n_inputs)
 
 
-Pool = list[tuple[Batch, Tensor]]
+Pool = list[tuple[Rows, Tensor]]
 
 
 def _pool(batches: Iterable[Batch], name: str, like: Like | None) -> Pool:
@@ -216,7 +218,7 @@ def _build(
 
 def _alike(pools: dict[str, Pool], name: str) -> None:
     """Refuse parts that do not have the same inputs."""
-    first, *others = ((part, blocks[0][0]) for part, blocks in pools.items())
+    first, *others = ((part, blocks[0][0].pieces[0]) for part, blocks in pools.items())
     for part, block in others:
         if (len(block.inputs), block.names) != (len(first[1].inputs), first[1].names):
             raise LessenError(
@@ -229,8 +231,10 @@ def _alike(pools: dict[str, Pool], name: str) -> None:
 
 def _order(blocks: Pool, seed: int) -> Tensor:
     labels, n = None, sum(len(ids) for _, ids in blocks)
-    if all(b.labels is not None and b.labels.ndim == 1 and not b.whole for b, _ in blocks):
-        labels = torch.cat([b.labels for b, _ in blocks if b.labels is not None])
+    known = [b.labels for b, _ in blocks if not b.whole]
+    told = [y for y in known if y is not None and y.ndim == 1]
+    if len(told) == len(blocks):
+        labels = torch.cat(told)
         labels = labels[torch.cat([ids for _, ids in blocks]).argsort()]
     return split.order(n, labels, seed)
 

@@ -1,4 +1,4 @@
-"""`Batch`, `Part` and `Data`: samples held as tensors on the CPU, in three parts that never mix."""
+"""`Part` and `Data`: samples held as tensors on the CPU, in three parts that never mix."""
 
 from __future__ import annotations
 
@@ -10,58 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lessen.data.batch import Batch, Rows
+
 _VALUES = 2**20  # inputs of a batch: what a network makes of them takes many times their memory
+_HASHED = 2**22  # bytes of samples that are copied at one time for their digest
 
 Finish = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Samples of equal shape.
-
-    Args:
-        inputs: what the network takes, each [n, ...]; a 0-dim tensor is shared by all samples.
-        labels: [n, ...], or None.
-        names: the inputs' names in the source, in the same order; () where they had none.
-        whole: the batch can't be cut into samples (its inputs disagree about the first axis) and counts as one.
-    """
-
-    inputs: tuple[Tensor, ...]
-    labels: Tensor | None = None
-    names: tuple[str, ...] = ()
-    whole: bool = False
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return 1 if self.whole else next(t.shape[0] for t in self.inputs if t.ndim)
-
-    @property
-    def values_of_sample(self) -> int:
-        """Numbers that the inputs of one sample consist of; at least 1."""
-        return max(sum(t.numel() for t in self.inputs if t.ndim) // max(self.n, 1), 1)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that inputs and labels take."""
-        return sum(t.nbytes for t in self.tensors)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.inputs + (() if self.labels is None else (self.labels,))
-
-    @property
-    def by_name(self) -> dict[str, Tensor]:
-        """The inputs by their names (`input0`, ... where the source gave none)."""
-        names = self.names or tuple(f"input{i}" for i in range(len(self.inputs)))
-        return dict(zip(names, self.inputs, strict=True))
-
-    def take(self, index: Any) -> Batch:
-        """The samples at `index` (a slice or an integer tensor)."""
-        if self.whole:
-            return self
-        inputs = tuple(t[index] if t.ndim else t for t in self.inputs)
-        return replace(self, inputs=inputs, labels=None if self.labels is None else self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +25,13 @@ class Part:
     Args:
         name: "calibration", "validation" or "test".
         blocks: samples of equal shape lie together in one block, so that ragged data (sentences) still batches.
+            `Rows` are copied only when a batch is taken.
         batch_size: what `batches()` gives unless told otherwise; fewer where samples are large.
         finish: applied to the inputs of each batch as it is taken (images are kept as bytes until then).
     """
 
     name: str
-    blocks: tuple[Batch, ...]
+    blocks: tuple[Batch | Rows, ...]
     batch_size: int = 32
     finish: Finish | None = None
 
@@ -108,13 +63,13 @@ class Part:
 
     def head(self, n: int) -> Part:
         """At most `n` samples: the first ones of each block, in proportion to the blocks' sizes."""
-        total, kept, seen, blocks = self.n, 0, 0, []
+        total, kept, seen, blocks = self.n, 0, 0, list[Batch | Rows]()
         for block in self.blocks:
             seen += block.n
             want = min(n, total) * seen // max(total, 1) - kept  # running rounding: the shares add up to n exactly
             kept += want
             if want:
-                blocks.append(block.take(slice(0, want)))
+                blocks.append(block.head(want))
         return replace(self, blocks=tuple(blocks))
 
     def update(self, digest: Any) -> None:
@@ -123,9 +78,18 @@ class Part:
             repr((self.name, self.names, self.finish)).encode() if _plain(self.finish) else self.name.encode()
         )
         for block in self.blocks:
-            digest.update(repr([(str(t.dtype), tuple(t.shape)) for t in block.tensors]).encode())
-            for tensor in block.tensors:
-                digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+            like = block.take(slice(0, 1)).tensors
+            cut = [t.ndim > 0 and not block.whole for t in like]
+            shapes = [(block.n, *t.shape[1:]) if c else tuple(t.shape) for t, c in zip(like, cut, strict=True)]
+            digest.update(repr([(str(t.dtype), shape) for t, shape in zip(like, shapes, strict=True)]).encode())
+            step = max(1, _HASHED // max(sum(t.nbytes for t in like), 1))
+            for k, c in enumerate(cut):
+                for start in range(0, block.n if c else 1, step):
+                    digest.update(_bytes(block.take(slice(start, start + step)).tensors[k] if c else like[k]))
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +126,7 @@ class Data:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory the samples take; they are kept for the whole run."""
+        """Bytes of memory the samples take; they are kept, where they lie, for the whole run."""
         return sum(part.nbytes for part in self.parts)
 
     def example(self, n: int = 1) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import LessenError
-from ..job import Job, open_job
+from ..job import Job, Options, open_job
 from ..models import fold_batchnorm
 from ..models.packed import unpack_file
 from ..targets import float_onnx
@@ -61,7 +61,7 @@ def open_pair(original: Any, compressed: str | Path, data: Any, metric: Any = No
     """
     path = artifact_of(compressed)
     _floating(original)
-    job = open_job(original, data, None, "onnxruntime", None, metric=metric, trust=trust)
+    job = open_job(original, data, None, "onnxruntime", None, Options(metric, trust=trust))
     folder = Path(tempfile.mkdtemp(prefix="lessen-"))
     runnable = unpack_file(path, folder / "compressed.onnx") if path.suffix == ".lessen" else path
     raw = read_onnx(runnable)

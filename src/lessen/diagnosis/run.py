@@ -24,24 +24,42 @@ class Done:
     files: dict[str, Path]
 
 
-def run_diagnosis(
-    original: Any, compressed: str | Path, data: Any, *, metric: Any = None, repair: bool = False,
-    max_drop: float | None = None, out: Path | None = None, trust: bool = False, quiet: bool = True,
-) -> Done:  # fmt: skip
-    """Diagnoses, repairs, and writes; without `out` nothing is written."""
-    progress = Progress(quiet=quiet)
+@dataclass(frozen=True)
+class Options:
+    """What a diagnosis may be told besides.
+
+    Args:
+        metric: as for `compress`.
+        repair: mends are applied until `max_drop` holds.
+        max_drop: points that the mended file may lose; None for one.
+        out: folder for the results; without it nothing is written.
+        trust: whether pickled models may be opened.
+        quiet: no progress bars.
+    """
+
+    metric: Any = None
+    repair: bool = False
+    max_drop: float | None = None
+    out: Path | None = None
+    trust: bool = False
+    quiet: bool = True
+
+
+def run_diagnosis(original: Any, compressed: str | Path, data: Any, options: Options = Options()) -> Done:
+    """Diagnoses, repairs, and writes."""
+    progress = Progress(quiet=options.quiet)
     with progress.stage("load"):
-        pair = open_pair(original, compressed, data, metric, trust)
-    if out is None:
+        pair = open_pair(original, compressed, data, options.metric, options.trust)
+    if options.out is None:
         return Done(record(examined(pair, progress)), {})
-    with RunFolder(out) as folder:
-        return _written(pair, folder, repair, max_drop, progress)
+    with RunFolder(options.out) as folder:
+        return _written(pair, folder, options, progress)
 
 
-def _written(pair: Pair, folder: RunFolder, repair: bool, max_drop: float | None, progress: Progress) -> Done:
+def _written(pair: Pair, folder: RunFolder, options: Options, progress: Progress) -> Done:
     found, fixed = examined(pair, progress), None
-    if repair:
-        fixed = fix(found, folder.path("model.onnx"), max_drop, progress)
+    if options.repair:
+        fixed = fix(found, folder.path("model.onnx"), options.max_drop, progress)
         _write_plan(pair, fixed, folder)
     told = record(found, fixed)
     told = replace(told, files=tuple(sorted(p.name for p in folder.work.iterdir() if p.is_file())))

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lessen.errors import LessenError, did_you_mean
-from lessen.models.groups.trace import Inputs, Op, Recorder, Ref, Trace, call, plain_eval, record, tensor_names, tensors
+from lessen.models.branches import Block, find_branches
+from lessen.models.calls import Call, calls_of
+from lessen.models.groups.trace import Inputs, Op, Ref, Trace, call, plain_eval, tensors
 from lessen.models.surgery.edits import Edit, Setting, apply_edits
-from lessen.models.surgery.passed import Passed
+from lessen.models.surgery.passed import Blank, Passed
 
 _ADDS = 3  # sums on the way through a block at most: attention, cross-attention, feed-forward
 _THROUGH = frozenset(
     "add add_ native_layer_norm _fused_rms_norm relu relu_ clone alias detach native_dropout dropout _to_copy".split()
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    """A module whose output is one of its arguments plus something: without it, that argument goes on.
-
-    Attributes:
-        name: path of the module.
-        place: position or keyword of the argument.
-        outputs: 0 if it gives a tensor, else the length of its tuple.
-        parameters: values in it.
-    """
-
-    name: str
-    place: int | str
-    outputs: int
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -55,22 +38,37 @@ def find_blocks(model: nn.Module, example_inputs: Inputs) -> tuple[tuple[Block, 
         model: any network that runs; left as it was found.
         example_inputs: tuple of positional, or dict of named inputs.
     """
-    calls = _calls(model, example_inputs)
-    found, left = [], {}
+    found, left, _ = _found(model, *calls_of(model, example_inputs))
+    return tuple(b for b, _ in found), left
+
+
+def find_removable(model: nn.Module, example_inputs: Inputs) -> tuple[tuple[Block, ...], dict[str, str]]:
+    """The residual blocks (`find_blocks`) and, where a block is a sum of several, its summands (`find_branches`)."""
+    trace, calls = calls_of(model, example_inputs)
+    found, left, single = _found(model, trace, calls)
+    branches = find_branches(model, trace, calls, single)
+    return (*(b for b, _ in found), *branches), left
+
+
+def _found(
+    model: nn.Module, trace: Trace, calls: Mapping[str, Sequence[Call]]
+) -> tuple[list[tuple[Block, int]], dict[str, str], list[str]]:
+    """Blocks with the number of their sums, what can't go and why, and the names of those that are one sum."""
+    found, left = list[tuple[Block, int]](), dict[str, str]()
     for name, module in model.named_modules():
-        if not name or isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or name not in calls[1]:
+        if not name or isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or name not in calls:
             continue
         size = sum(p.numel() for p in module.parameters())
-        place = _residual_place(calls[0], calls[1][name]) if size else None
+        place = _residual_place(trace, calls[name]) if size else None
         if place is None:
             continue
-        if len(calls[1][name]) > 1:
+        if len(calls[name]) > 1:
             left[name] = "it runs more than once"
-        elif (outputs := _outputs(calls[1][name][0])) is None:
+        elif (outputs := calls[name][0].outputs) is None:
             left[name] = "it gives more than the tensor that could go on"
         else:
-            found.append(Block(name, place, outputs, size))
-    return tuple(found), left
+            found.append((Block(name, place[0], outputs, size), place[1]))
+    return found, left, [b.name for b, sums in found if sums == 1]
 
 
 def without_blocks(model: nn.Module, names: Sequence[str], example_inputs: Inputs) -> Shallow:
@@ -79,7 +77,7 @@ def without_blocks(model: nn.Module, names: Sequence[str], example_inputs: Input
     Raises:
         LessenError: no such block, one inside another, or the network does not run without it.
     """
-    known = {b.name: b for b in find_blocks(model, example_inputs)[0]}
+    known = {b.name: b for b in find_removable(model, example_inputs)[0]}
     for name in names:
         if name not in known:
             raise LessenError(f"{name!r} is no residual block", where="blocks", mend=did_you_mean(name, known))
@@ -100,49 +98,8 @@ def without_blocks(model: nn.Module, names: Sequence[str], example_inputs: Input
     return Shallow(made, tuple(edits))
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of a module: its tensor arguments by place, what it gave, and its operations."""
-
-    given: tuple[tuple[int | str, Ref], ...]
-    out: Any
-    outs: tuple[Ref, ...]
-    start: int
-    stop: int
-
-
-def _calls(model: nn.Module, inputs: Inputs) -> tuple[Trace, dict[str, list[_Call]]]:
-    twin, calls, open_calls = copy.deepcopy(model), dict[str, list[_Call]](), list[tuple[Any, int]]()
-    recorder = Recorder({id(t): name for name, t in tensor_names(twin).items()}, [])
-
-    def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = [(k, v) for k, v in (*enumerate(args), *kwargs.items()) if isinstance(v, Tensor)]
-        open_calls.append((tuple((k, recorder.ref(v)) for k, v in given), len(recorder.trace.ops)))
-
-    def after(name: str, out: Any) -> None:
-        given, start = open_calls.pop()
-        outs = tuple(recorder.ref(t) for t in tensors(out))
-        calls.setdefault(name, []).append(_Call(given, out, outs, start, len(recorder.trace.ops)))
-
-    for name, module in twin.named_modules():
-        module.register_forward_pre_hook(before, with_kwargs=True)
-        module.register_forward_hook(lambda _m, _a, _k, out, name=name: after(name, out), with_kwargs=True)
-    with plain_eval(twin), recorder:
-        call(twin, inputs)
-    return recorder.trace, calls
-
-
-def _outputs(made: _Call) -> int | None:
-    """0 for a tensor, the length of a tuple of which only the first is a tensor, None for anything else."""
-    if isinstance(made.out, Tensor):
-        return 0
-    if type(made.out) is tuple and made.out and isinstance(made.out[0], Tensor) and len(made.outs) == 1:
-        return len(made.out) if all(v is None for v in made.out[1:]) else None
-    return None
-
-
-def _residual_place(trace: Trace, made: Sequence[_Call]) -> int | str | None:
-    """The argument that the output is a sum with; None where there is none, or several."""
+def _residual_place(trace: Trace, made: Sequence[Call]) -> tuple[int | str, int] | None:
+    """The argument that the output is a sum with, and of how many sums; None where there is none, or several."""
     first = made[0]
     if not first.outs:
         return None
@@ -151,7 +108,7 @@ def _residual_place(trace: Trace, made: Sequence[_Call]) -> int | str | None:
     able = [(k, r, _sums(makers, out, r)) for k, r in first.given if r.shape == out.shape]
     ways = [(k, r, n) for k, r, n in able if n is not None]
     one = len({r.id for _, r, _ in ways}) == 1 and 1 <= (ways[0][2] or 0) <= _ADDS
-    return ways[0][0] if one else None
+    return (ways[0][0], ways[0][2] or 0) if one else None
 
 
 def _sums(makers: dict[int, Op], at: Ref, goal: Ref) -> int | None:
@@ -168,8 +125,11 @@ def _sums(makers: dict[int, Op], at: Ref, goal: Ref) -> int | None:
 
 
 def _dead(model: nn.Module, inputs: Inputs) -> list[Setting]:
-    """Layers whose parameters no output depends on any more: they are passed by as well."""
-    trace = record(model, inputs)
+    """Layers whose parameters no output depends on any more: they are passed by as well.
+
+    The code still calls them: where it counts on another width, zeros of that width stand there.
+    """
+    trace, calls = calls_of(model, inputs)
     live = {r.id for r in trace.outputs}
     for op in reversed(trace.ops):
         writes = op.func._schema.name.endswith("_")  # into a tensor that something else may read
@@ -177,9 +137,17 @@ def _dead(model: nn.Module, inputs: Inputs) -> list[Setting]:
             live.update(r.id for r in op.refs)
     used = {path.rpartition(".")[0] for i, path in trace.params.items() if i in live}
     seen = {path.rpartition(".")[0] for path in trace.params.values()}
-    return [
-        Setting(n, "passed", (0, 0)) for n, m in model.named_modules() if n in seen - used and not list(m.children())
-    ]
+    dead = [n for n, m in model.named_modules() if n in seen - used and not list(m.children())]
+    return [s for n in dead if (s := _stand_in(n, calls.get(n, ()))) is not None]
+
+
+def _stand_in(name: str, made: Sequence[Call]) -> Setting | None:
+    if not made or not made[0].given or not made[0].outs:
+        return None
+    given, out = made[0].given[0][1].shape, made[0].outs[0].shape
+    if given == out:
+        return Setting(name, "passed", (0, 0))
+    return Setting(name, "blank", out[-1]) if given[:-1] == out[:-1] and out else None
 
 
 def _compare(shallow: nn.Module, made: nn.Module, inputs: Inputs) -> None:
@@ -192,4 +160,4 @@ def _compare(shallow: nn.Module, made: nn.Module, inputs: Inputs) -> None:
 
 def is_passed(module: nn.Module) -> bool:
     """Whether this module stands where a block was."""
-    return isinstance(module, Passed)
+    return isinstance(module, (Blank, Passed))

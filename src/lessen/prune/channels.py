@@ -59,12 +59,15 @@ class Channels:
         criterion: one of the above.
         least: share of a group's units that always stays.
         multiple: what stays is rounded up to a multiple of this; 0: to what the target likes.
+        head_width: in attention, make all heads narrower as well as fewer (values; queries and keys too where the
+            criterion says something of them, as "taylor", "fisher" and "magnitude" do).
     """
 
     fraction: float = 0.25
     criterion: str = "second_order"
     least: float = 0.125
     multiple: int = 0
+    head_width: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -110,7 +113,7 @@ class Channels:
                 removed[name].append(unit)
                 left[name] -= 1
                 gone += costs[name]
-        kept = {g.name: _rounded(removed[g.name], g, self.multiple or multiple) for g in groups}
+        kept = {g.name: rounded(removed[g.name], g, self.multiple or multiple) for g in groups}
         harm = sum(float(importance[name][list(units)].sum()) for name, units in kept.items() if units)
         return {name: tuple(sorted(units)) for name, units in kept.items() if units}, harm
 
@@ -135,8 +138,8 @@ def _bargains(
             yield harm / max(costs[g.name], 1e-30), g.name, unit
 
 
-def _rounded(units: list[int], group: Removable, multiple: int) -> list[int]:
-    """Fewer removals, the most important spared first, until the channels that stay are a round number.
+def rounded(units: list[int], group: Removable, multiple: int) -> list[int]:
+    """Fewer removals, the last ones of `units` spared first, until the channels that stay are a round number.
 
     A group narrower than two multiples fills none of the runtime's blocks as it is: half the multiple does for it.
     """

@@ -12,6 +12,7 @@ from ..errors import LessenError
 class Depth:
     """Structured pruning of depth: blocks whose removal is an identity, the least harmful one first.
 
+    A block is a whole residual layer, or what such a layer adds alone: its attention, its feed-forward.
     The harm of a block is measured: how far the network's outputs move without it and without those that went before
     (the greedy search of Shortened LLaMA, Kim et al. 2024, sec. 2.2; ShortGPT, Men et al. 2024, ranks once).
 

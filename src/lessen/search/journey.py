@@ -27,8 +27,10 @@ from .found import Found
 from .order import forms
 from .prepare import prepared
 from .pricing import prices_of
+from .settle import settled
 from .shallow import shallower
 from .track import Track
+from .workshop import Workshop
 
 SLOWER = "integers were measured to be slower than float on this network, so that its layers compute in float"
 
@@ -60,14 +62,14 @@ def journey(
             allowed[name] = "its weight is not a plain constant of the exported graph (inside a branch or computed)"
     with progress.stage("costs"):
         prices = prices_of(job, exporter)
-    track = Track(job, judge, folder, progress, prices, allowed, rounds, bench)
+    track = Track(Workshop(job, judge, folder, progress), prices, allowed, rounds, bench)
     _look(job, track, bench, exporter, progress)
     for ladder in ladders:
         _climb(job, track, ladder, progress)
     asked: tuple[Any, ...] = settings_of(job.using)
     _narrow(job, track, bench, [t for t in asked if isinstance(t, Channels)], progress)
     _shallow(job, track, bench, [t for t in asked if isinstance(t, Depth)], progress)
-    return track.settled()
+    return settled(track)
 
 
 def _look(job: Job, track: Track, bench: Bench, exporter: Exporter, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from ..bench import Bench
 from ..errors import LessenError
 from ..job import Job
 from ..models import trace
-from ..models.depth import Block, find_blocks, without_blocks
+from ..models.depth import Block, find_removable, without_blocks
 from ..models.surgery.passed import pass_by
 from ..prune.depth import Depth
 from ..report import Progress
@@ -40,7 +40,7 @@ def fewer(job: Job, bench: Bench, technique: Depth, progress: Progress) -> Bench
         LessenError: there are not so many residual blocks, or the network does not run without them.
     """
     with progress.stage("channels"):
-        blocks, left = find_blocks(bench.module, job.model.inputs)
+        blocks, left = find_removable(bench.module, job.model.inputs)
         if not blocks:
             why = "; ".join(f"{n}: {r}" for n, r in left.items()) or "no module gives one of its inputs plus something"
             raise LessenError(f"the network has no residual block that can go: {why}", where="Depth")
@@ -65,10 +65,12 @@ def without(job: Job, bench: Bench, names: Sequence[str], progress: Progress, ha
 
 
 def _costs(bench: Bench, blocks: Sequence[Block]) -> dict[str, float]:
-    """A block's share of the multiply-adds and of the weights."""
+    """The share of the multiply-adds and of the weights that goes with a block."""
     layers = bench.layers.values()
     weights, macs = sum(v.weight.numel() for v in layers), max(sum(v.macs for v in layers), 1)
-    inside = {b.name: [v for v in layers if v.module == b.name or v.module.startswith(f"{b.name}.")] for b in blocks}
+    inside = {
+        b.name: [v for v in layers if v.module in b.alone or f"{v.module}.".startswith(f"{b.name}.")] for b in blocks
+    }
     costs = {n: sum(v.weight.numel() / weights + v.macs / macs for v in found) for n, found in inside.items()}
     return {n: c for n, c in costs.items() if c > 0}
 

@@ -56,7 +56,7 @@ def variant(job: Job, method: Training, progress: Progress) -> Bench:
     for note in told.notes:
         progress.note(f"{type(method).__name__}: {note}")
     bench = prepared(replace(job, model=replace(job.model, module=module)), progress)
-    bench.trained = method
+    bench.trained, bench.edits = method, told.edits
     progress.note(f"{type(method).__name__}: {100 * zeros(bench):.2f} % of the layers' weights are zero")
     return masked(bench)
 

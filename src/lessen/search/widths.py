@@ -11,14 +11,14 @@ from ..bench import Bench
 from ..errors import LessenError
 from ..job import Job
 from ..models import Layer, trace
-from ..models.groups import Group, Grouping, find_groups
-from ..models.surgery import shrink_with_edits
+from ..models.groups import Group, Grouping
 from ..plan import Plan
 from ..prune.channels import Channels
 from ..report import Progress
 from ..targets import Target
 from ..train import FineTune, copied, finetune
 from .compensate import compensate
+from .heads import WIDTH, grouped, without_units
 from .importance import importance_of
 from .prepare import statistics_of
 from .shallow import PREFIX, without
@@ -40,9 +40,10 @@ def narrower(job: Job, bench: Bench, technique: Channels, progress: Progress) ->
         LessenError: nothing can be removed; the reason, and where.
     """
     with progress.stage("channels"):
-        grouping = find_groups(bench.module, job.model.inputs)
-        importance = importance_of(job, bench, [g for g in grouping.groups if g.size > 1], technique.criterion)
-        groups = [g for g in grouping.groups if g.name in importance]
+        grouping = grouped(bench.module, job.model.inputs, technique.head_width)
+        able = [g for g in grouping.groups if g.size > 1]
+        importance = importance_of(job, bench, able, technique.criterion)
+        groups = [g for g in able if g.name in importance]
         if not groups:
             raise _nothing(grouping, technique)
         size = 1.0 if job.budget.max_latency is None else 0.1  # only the time is asked for
@@ -75,7 +76,7 @@ def removed(job: Job, bench: Bench, plan: Plan, progress: Progress) -> Bench:
     if not units:
         return bench
     with progress.stage("channels"):
-        grouping = find_groups(bench.module, job.model.inputs)
+        grouping = grouped(bench.module, job.model.inputs, any(name.startswith(WIDTH) for name in units))
     return _cut(job, bench, grouping, units, 0.0, progress, plan.tuned_widths)
 
 
@@ -91,16 +92,15 @@ def _cut(
     with progress.stage("channels"):
         module = copy.deepcopy(bench.module)
         compensate(module, bench, {g.name: g for g in grouping.groups}, units)
-        made = shrink_with_edits(module, {k: list(v) for k, v in units.items()}, job.model.inputs, grouping)
-    module = made.model
+        module, edits = without_units(module, units, job.model.inputs, grouping)
     if tune:
         module = _tuned(job, module, progress)
     with progress.stage("trace"):
         traced = trace(module, job.model.inputs)
     with progress.stage("statistics"):
         statistics = statistics_of(job, module, traced)
-    gone, edits = {**bench.channels, **units}, (*bench.edits, *made.edits)
-    return Bench(module, traced, statistics, bench.folded, gone, edits, bench.harm + harm)
+    gone = {**bench.channels, **units}
+    return Bench(module, traced, statistics, bench.folded, gone, (*bench.edits, *edits), bench.harm + harm)
 
 
 def _tuned(job: Job, module: nn.Module, progress: Progress) -> nn.Module:

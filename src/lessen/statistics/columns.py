@@ -65,14 +65,27 @@ def patches(x: Tensor, kernel: Sequence[int], conv: Convolution, rows: int, gene
     return split.permute(1, 0, 3, 2, 4).reshape(conv.groups, x.shape[0] * len(taken), -1)
 
 
+def observations(x: Tensor, kernel: Sequence[int], conv: Convolution, rows: int) -> int:
+    """How many rows `patches` will return for this input, n."""
+    space, axes = 1, zip(x.shape[2:], kernel, conv.stride, conv.padding, conv.dilation, strict=True)
+    for axis, (n, k, s, p, d) in enumerate(axes):
+        wide = (n - 1) * s + 1 + 2 * (d * (k - 1) - p) + conv.output_padding[axis] if conv.transposed else n + 2 * p
+        space *= (wide - d * (k - 1) - 1) // (1 if conv.transposed else s) + 1
+    return x.shape[0] * min(space, _most(x.shape, space, math.prod(kernel), conv.groups, rows))
+
+
 def _positions(
     shape: Sequence[int], space: Sequence[int], window: int, groups: int, rows: int, generator: torch.Generator
 ) -> Tensor:
     count = math.prod(space)
+    keep = _most(shape, count, window, groups, rows)
+    return torch.randperm(count, generator=generator)[:keep].sort().values if keep < count else torch.arange(count)
+
+
+def _most(shape: Sequence[int], count: int, window: int, groups: int, rows: int) -> int:
     keep = worth_taking(count, rows // groups, shape[1] // groups * window)
     room = _PATCH_ELEMENTS // max(shape[0] * shape[1] * window, 1)
-    keep = max(1, min(keep, room))
-    return torch.randperm(count, generator=generator)[:keep].sort().values if keep < count else torch.arange(count)
+    return max(1, min(keep, room))
 
 
 def _padded(x: Tensor, padding: Sequence[int]) -> Tensor:

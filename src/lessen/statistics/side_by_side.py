@@ -2,26 +2,29 @@
 
 Each network runs once. A run is a thread that waits whenever it comes to a watched weight for the first time; one
 thread works at a time, so all is deterministic. When all have arrived the visitor sees what the layer reads on both
-sides and may change its weight, and everything behind it then reads what the changed layer puts out.
+sides and may change its weight, and everything behind it then reads what the changed layer puts out. What a run that
+waits holds lies in a file (`Aside`), so that memory holds the activations of one batch.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from ..memory import give_back
+from ..memory import give_back, shelved
 from ..models.layer import Layer
+from .aside import Aside
 from .batches import inputs_of
 from .collect import weights_of
-from .columns import Convolution, patches
+from .columns import Convolution, observations, patches
 from .moments import WIDEST
 from .still import still
 from .watch import Watch
@@ -50,21 +53,27 @@ class Drift:
     observations: int
 
     @classmethod
-    def of(cls, xs: Sequence[Tensor], zs: Sequence[Tensor]) -> Drift:
-        """From the columns of each batch, [groups, n, columns]."""
-        n = max(sum(x.shape[1] for x in xs), 1)
-        groups, _, columns = xs[0].shape
-        Z, C = torch.zeros(groups, columns, columns), torch.zeros(groups, columns, columns)
-        for x, z in zip(xs, zs, strict=True):
+    def of(cls, pairs: Iterable[tuple[Tensor, Tensor]], n: int) -> Drift:
+        """From the columns of each batch on both sides, [groups, n of it, columns]; one pair is held at a time."""
+        sums: list[tuple[Tensor, Tensor]] = []
+        for x, z in pairs:
+            if not sums:
+                groups, _, columns = x.shape
+                Z, C = shelved(groups, columns, columns), shelved(groups, columns, columns)
             Z.baddbmm_(z.transpose(1, 2), z, alpha=1 / n)
             C.baddbmm_(x.transpose(1, 2), z, alpha=1 / n)
-        mean_x, mean_z = (torch.stack([v.sum(1) for v in vs]).sum(0) / n for vs in (xs, zs))
+            sums.append((x.sum(1), z.sum(1)))
+            del x, z
+        mean_x, mean_z = (torch.stack(side).sum(0) / n for side in zip(*sums, strict=True))
         return cls(Z, C, mean_x, mean_z, n)
 
     def centred(self) -> Drift:
         """Without the means: for a layer whose bias takes up what the means make."""
-        zz, xz = self.z[:, :, None] * self.z[:, None], self.x[:, :, None] * self.z[:, None]
-        return replace(self, Z=self.Z - zz, C=self.C - xz)
+        zz = self.z[:, :, None] * self.z[:, None]
+        torch.sub(self.Z, zz, out=zz)
+        xz = self.x[:, :, None] * self.z[:, None]
+        torch.sub(self.C, xz, out=xz)
+        return replace(self, Z=zz, C=xz)
 
     def scaled(self, scale: Tensor) -> Drift:
         """Of the inputs x / scale, [columns]."""
@@ -102,8 +111,8 @@ def side_by_side(
         model: the float network.
         coded: a copy of it, whose weights `visit` changes as it goes.
         layers: those to visit, with their float weights.
-        batches: as for `collect`; all of them are under way at once, so memory holds what lies between two layers
-            for all samples.
+        batches: as for `collect`; all of them are under way at once, so a file (memory, where there is no room for
+            one) holds what lies between two layers for all samples.
 
     Returns:
         names of the layers that were visited. Embeddings, recurrent layers and weights that are used several times
@@ -115,12 +124,19 @@ def side_by_side(
         for network in (model, coded):
             stack.enter_context(still(network))
         once = _used_once(model, layers, batches[0]) if batches else []
-        runs = [[_Run(n, once, b) for b in batches] for n in (model, coded)]
+        fixed = [*_held_by(model), *_held_by(coded), *(x for b in batches for x in inputs_of(b))]
+        aside = stack.enter_context(Aside(fixed))
+        runs = [[_Run(n, once, b, aside) for b in batches] for n in (model, coded)]
         try:
             return _led(runs, visit) if once else ()
         finally:
             for run in (*runs[0], *runs[1]):
                 run.finish()
+
+
+def _held_by(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
 
 
 class _Uses:
@@ -167,13 +183,16 @@ def _led(runs: list[list[_Run]], visit: Visit) -> tuple[str, ...]:
             last = None  # its inputs go before the columns of the new ones come
             give_back()  # every run has a heap of its own, which keeps what the layers before took
             last = (stops, _drift(stops, len(runs[0])))
+            give_back()
         visit(stops[0].layer, last[1])
         visited.append(stops[0].layer.name)
         del stops
 
 
 def _drift(stops: Sequence[_Stop], half: int) -> Drift:
-    return Drift.of(*([s.columns(half) for s in side] for side in (stops[:half], stops[half:])))
+    pairs = zip(stops[:half], stops[half:], strict=True)
+    n = sum(stop.observations(half) for stop in stops[:half])
+    return Drift.of(((x.columns(half), z.columns(half)) for x, z in pairs), max(n, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,30 +202,62 @@ class _Stop:
     layer: Layer
     input: Tensor
     version: int  # of the input: the same memory may hold something else by now
+    aside: Aside
     conv: Convolution | None = None
 
     @property
     def place(self) -> tuple[Any, ...]:
-        at = (self.input.data_ptr(), self.version, tuple(self.input.shape))
+        at = (self.input.untyped_storage()._cdata, self.input.storage_offset(), self.version, tuple(self.input.shape))
         return (*at, self.layer.shape[1], self.layer.weight.shape[2:], self.conv)
 
+    def observations(self, runs: int) -> int:
+        """Length of `columns`."""
+        if self.conv is not None:
+            return observations(self.input, self.layer.weight.shape[2:], self.conv, self.layer.shape[0])
+        return min(len(self.input), self._most(runs))
+
     def columns(self, runs: int) -> Tensor:
-        """[groups, n, columns]: a sample of positions, the same for every run of this shape."""
+        """[groups, n, columns]: a sample of positions, the same for every run of this shape; a copy."""
+        with self.aside.lent(self.input):
+            made = self._columns(runs)
+            return made.clone() if made.untyped_storage()._cdata == self.input.untyped_storage()._cdata else made
+
+    def _columns(self, runs: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         if self.conv is not None:
             return patches(self.input, self.layer.weight.shape[2:], self.conv, self.layer.shape[0], generator)
-        x, most = self.input, max(_FEWEST, _ROWS * self.layer.shape[1]) // runs
+        x, most = self.input, self._most(runs)
         if len(x) > most:
             x = x[torch.randperm(len(x), generator=generator)[:most].sort().values]
         return x.float().unsqueeze(0)
+
+    def _most(self, runs: int) -> int:
+        return max(_FEWEST, _ROWS * self.layer.shape[1]) // runs
+
+
+class _Witness(Watch):
+    """Keeps what operators return within reach, so that it can be set aside, and fetches what they read."""
+
+    def __init__(self, weights: Mapping[str, Tensor], layers: Iterable[Layer], run: _Run) -> None:
+        super().__init__(weights, layers, run)
+        self._run = run
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        reads = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        self._run.about_to_read(reads, func._schema.is_mutable)
+        made = super().run(func, args, kwargs)
+        self._run.made(t for t in tree_leaves(made) if isinstance(t, Tensor))
+        return made
 
 
 class _Run(_Uses):
     """One network on one batch: a thread that goes from layer to layer when told to."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], batch: Any) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], batch: Any, aside: Aside) -> None:
         super().__init__()
         self.stop: _Stop | None = None
+        self.aside = aside
+        self._mine: set[int] = set()
         self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
         self._stopping = True
         self._error: BaseException | None = None
@@ -231,30 +282,45 @@ class _Run(_Uses):
         self._go.acquire()
         try:
             if self._stopping:
-                with torch.no_grad(), Watch(weights_of(model, layers), layers, self):
+                with torch.no_grad(), _Witness(weights_of(model, layers), layers, self):
                     model(*inputs_of(batch))
         except _Enough:
             pass
         except BaseException as error:  # it belongs to whoever waits
             self._error = error
         self.stop = None
+        if self._mine:
+            give_back()
         self._arrived.release()
+
+    def about_to_read(self, tensors: Iterable[Tensor], written: bool) -> None:
+        """An operator reads these (and writes over some of them)."""
+        keys = self.aside.fetch(k for t in tensors if (k := self.aside.note(t)) is not None)
+        if written:
+            self.aside.written(keys)
+
+    def made(self, tensors: Iterable[Tensor]) -> None:
+        """An operator returned these."""
+        self._mine.update(k for t in tensors if (k := self.aside.note(t)) is not None)
 
     def _meet(self, stop: _Stop) -> None:
         self.counts[stop.layer.name] += 1
         if self.counts[stop.layer.name] > 1:
             return
         self.stop = stop
+        if self.aside.put(self._mine):
+            give_back()  # this thread has a heap of its own
         self._arrived.release()
         self._go.acquire()
+        self._mine = self.aside.fetch(self._mine)
         if not self._stopping:
             raise _Enough
 
     def rows(self, layer: Layer, x: Tensor) -> None:
-        self._meet(_Stop(layer, x, x._version))
+        self._meet(_Stop(layer, x, x._version, self.aside))
 
     def image(self, layer: Layer, x: Tensor, conv: Convolution) -> None:
-        self._meet(_Stop(layer, x, x._version, conv))
+        self._meet(_Stop(layer, x, x._version, self.aside, conv))
 
 
 class _Enough(Exception):

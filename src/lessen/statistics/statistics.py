@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..memory import stretches
+
 if TYPE_CHECKING:
     from .gradients import LayerGradients
 
@@ -65,6 +67,11 @@ class Statistics:
         rows, columns = delta.shape
         diagonal = self.diagonal(columns)
         split = delta.float().reshape(diagonal.shape[0], -1, columns)
+        groups, each, _ = split.shape
+        per_row = torch.cat([self._moved(split[:, s], diagonal) for s in stretches(each, groups * columns)], 1)
+        return float(0.5 * (self.row_weights(rows).double() * per_row.reshape(rows).clamp_min(0)).sum())
+
+    def _moved(self, split: Tensor, diagonal: Tensor) -> Tensor:
+        """d H dT of each row, float64 [groups, rows of one]."""
         moved = split * diagonal[:, None] if self.full is None else split @ self.full
-        per_row = torch.einsum("grc,grc->gr", moved.double(), split.double()).reshape(rows).clamp_min(0)
-        return float(0.5 * (self.row_weights(rows).double() * per_row).sum())
+        return torch.einsum("grc,grc->gr", moved.double(), split.double())

@@ -69,7 +69,11 @@ class Watch(TorchDispatchMode):
         handler = _HANDLERS.get(func)
         if handler is not None:
             handler(self, args)
-        return func(*args, **(kwargs or {}))
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The operator itself, after the observer was told."""
+        return func(*args, **kwargs)
 
     def find(self, tensor: Tensor) -> Watched | None:
         """The watched weight that `tensor` is a view of."""

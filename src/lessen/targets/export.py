@@ -35,8 +35,9 @@ def float_onnx(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = Fals
         fixed: for these sizes only, which takes half the time.
 
     Returns:
-        a graph with constants folded and parameters as initializers under their torch names. ONNX Runtime was
-        asked to run it and agreed with torch.
+        a graph with constants folded and parameters as initializers under their torch names; they share the memory of
+        the network, which must not change while the graph is in use. ONNX Runtime was asked to run it and agreed
+        with torch.
 
     Raises:
         LessenError: the network can't be exported, or the exported graph computes something else.
@@ -171,14 +172,14 @@ def _optimized(model: ir.Model) -> ir.Model:
 
 
 def _detach(model: ir.Model) -> None:
-    """Weights as arrays of our own: the exporter's tensors still look into the torch network."""
+    """Weights as plain arrays: the exporter's tensors hold its program. They lie where the network holds them."""
     for value in model.graph.initializers.values():
         array = value.const_value.numpy()  # type: ignore[union-attr]
-        value.const_value = ir.tensor(np.array(array, copy=True), name=value.name)
+        value.const_value = ir.tensor(array, name=value.name)
 
 
 def _fold_transposes(model: ir.Model) -> None:
-    """A weight that is only ever used transposed is stored transposed, under its own name."""
+    """A weight that is only ever used transposed is stored transposed (a view of it), under its own name."""
     graph = model.graph
     for value in list(graph.initializers.values()):
         users = [node for node, _ in value.uses()]
@@ -189,7 +190,7 @@ def _fold_transposes(model: ir.Model) -> None:
         if len(perms) != 1:
             continue
         perm = perms.pop()
-        array = np.ascontiguousarray(value.const_value.numpy().transpose(perm))  # type: ignore[union-attr]
+        array = value.const_value.numpy().transpose(perm)  # type: ignore[union-attr]
         value.const_value = ir.tensor(array, name=value.name)
         value.shape = ir.Shape(array.shape)
         value.metadata_props[PERMUTED] = ",".join(map(str, perm))

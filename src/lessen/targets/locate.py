@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LessenError
+from ..memory import stretches
 from ..models.layer import Layer
 
 PERMUTED = "lessen.permuted"  # metadata of an initializer that is held transposed: "1,0"
@@ -86,14 +87,12 @@ def _match(value: ir.Value, layer: Layer, scaled: bool = True) -> Site | None:
         if array.shape != tuple(layer.weight.permute(permuted).shape):
             continue
         inverse = [permuted.index(i) for i in range(len(permuted))]
-        held = torch.from_numpy(np.array(array.transpose(inverse), dtype=np.float32, copy=True))
-        gain = _gain(layer.to_matrix(held), layer.matrix)
-        if gain is None:
-            continue
-        if bool((gain == 1).all()):
+        if _same(array.transpose(inverse), layer.weight):
             return Site(layer, value, uses, permuted)
-        if scaled:
-            return Site(layer, value, uses, permuted, gain)
+        held = torch.from_numpy(np.array(array.transpose(inverse), dtype=np.float32, copy=True)) if scaled else None
+        gain = None if held is None else _gain(layer.to_matrix(held), layer.matrix)
+        if gain is not None:
+            return Site(layer, value, uses, permuted, None if bool((gain == 1).all()) else gain)
     return None
 
 
@@ -105,17 +104,26 @@ def _permutations(value: ir.Value, layer: Layer) -> list[tuple[int, ...]]:
     return list(permutations(range(rank))) if rank <= 3 else [tuple(range(rank))]
 
 
+def _same(held: np.ndarray, weight: Tensor) -> bool:
+    """Whether an array, in the parameter's layout, holds its values: often it is the same memory."""
+    wanted = weight.detach().float().numpy()
+    lies = (held.ctypes.data, held.strides, held.dtype) == (wanted.ctypes.data, wanted.strides, wanted.dtype)
+    return lies or np.array_equal(held, wanted)
+
+
 def _gain(held: Tensor, wanted: Tensor) -> Tensor | None:
     """Factor of each row that turns `wanted` into `held`; None if none does."""
-    if torch.equal(held, wanted):
-        return torch.ones(len(held))
-    norm = wanted.double().square().sum(1)
-    gain = (held.double() * wanted.double()).sum(1) / norm.clamp_min(1e-30)
-    residual = (held.double() - gain[:, None] * wanted.double()).abs().max()
-    if float(residual) > 1e-4 * float(held.abs().max()) or not bool(held.any()):
-        return None
-    gain[norm == 0] = 1
-    return gain.float()
+    gains, residual = [], 0.0
+    for rows in stretches(*held.shape):
+        mine, theirs = held[rows].double(), wanted[rows].double()
+        norm = theirs.square().sum(1)
+        gain = (mine * theirs).sum(1) / norm.clamp_min(1e-30)
+        residual = max(residual, float((mine - gain[:, None] * theirs).abs().max()))
+        gain[norm == 0] = 1
+        gains.append(gain.float())
+    low, high = (float(v) for v in torch.aminmax(held))
+    largest = max(-low, high)
+    return None if not largest or residual > 1e-4 * largest else torch.cat(gains)
 
 
 def require(sites: dict[str, Site], name: str) -> Site:

@@ -28,7 +28,7 @@ PRODUCTS = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected"
             "ScaledDotProductAttention", "QKVProjection", "LLMMLP"}  # fmt: skip
 
 
-ZEROS = 0.8  # share of zeros from which a sparse kernel is asked for (`benchmarks/sparse_execution.py`)
+ZEROS = 0.85  # share of zeros from which a sparse kernel is asked for (`benchmarks/sparse_execution.py`)
 
 
 @dataclass(frozen=True)

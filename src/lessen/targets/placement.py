@@ -30,6 +30,8 @@ class Rules:
             quantized values (ONNX Runtime's WeightBiasQuantization): it must not see that they do.
         pools: averages over positions that it computes in integers between quantized tensors. What they read is
             quantized too if a convolution in integers made it.
+        gates: two-input operators that get wrong values from an integer convolution without a bias unless they read
+            its output quantized (OpenVINO 2026.4, the product with a squeeze-and-excitation's factors: 3 dB).
         signed: its kernels are quicker with signed codes without an offset than with unsigned ones whose zero is moved.
         live: it has integer products whose input's range is found anew in every batch.
         codes_pay_from: weights for each position that they are used at, from which multiplying a float input with
@@ -41,6 +43,7 @@ class Rules:
     attention: bool = False
     guards: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
     signed: bool = False
     live: bool = False
     codes_pay_from: int = 0
@@ -112,6 +115,9 @@ def place(model: ir.Model, sites: Iterable[Site], rules: Rules) -> Placement:
             _behind(node, placement)
         for node in joins:
             _behind(node, placement, only_if_read=True)
+    for node in convolutions:
+        if not _has_bias(node) and any(_is_gate(use.node, rules) for use in node.outputs[0].uses()):
+            _behind(node, placement)
     made = {*convolutions, *joins}
     for node in model.graph:
         source = node.inputs[0] if node.op_type in rules.pools else None
@@ -171,6 +177,14 @@ def _joins(node: ir.Node, convolutions: Container[ir.Node | None]) -> bool:
     if any(v is None or is_constant(v) for v in node.inputs):
         return False
     return any(_origin(v) in convolutions for v in node.inputs)
+
+
+def _has_bias(node: ir.Node) -> bool:
+    return len(node.inputs) > 2 and node.inputs[2] is not None
+
+
+def _is_gate(node: ir.Node, rules: Rules) -> bool:
+    return node.op_type in rules.gates and not any(v is None or is_constant(v) for v in node.inputs)
 
 
 def _origin(value: ir.Value | None) -> ir.Node | None:

@@ -83,8 +83,9 @@ def _groups(sites: dict[str, Site]) -> dict[str, list[Site]]:
 def _rescaled(site: Site, layer: Layer, scale: Tensor) -> dict[str, Array]:
     """The weight times its scale goes into the graph; returns the factor in the initializer's layout."""
     name = str(site.value.name)
-    site.value.const_value = ir.tensor(site.tensor(layer.matrix).numpy(), name=name)
-    return {name: site.tensor(scale.expand(layer.shape)).numpy()}
+    site.value.const_value = ir.tensor(layer.weight.permute(site.permuted).numpy(), name=name)  # the layer's own memory
+    row = Layer(name, "linear", layer.weight[:1] if layer.out_axis == 0 else layer.weight[:, :1], layer.out_axis)
+    return {name: row.from_matrix(scale[None]).permute(site.permuted).numpy()}  # the same for all outputs
 
 
 def _linear(site: Site) -> bool:

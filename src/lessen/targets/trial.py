@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from .calibrate import calibrated, chunks, fixed_batch, maker
 from .clipping import live_noise, noise
-from .coded import Coded
+from .coded import Coded, Execution
 from .dynamic import live_inputs
 from .graph import Array, session_on
 from .locate import Site, locate_all
@@ -25,6 +25,7 @@ from .ranges import Histogram, Importance, Range, Rule
 log = logging.getLogger("lessen")
 TRIED: tuple[Rule, ...] = ("mse", "weighted", "minmax")
 LIVE_GAIN = 4.0  # times less noise, before a range that is found in every batch is worth depending on it
+Answers = list[list[Array]]  # of each part of a few samples, each output
 SAMPLES = 16  # that the trials run
 
 
@@ -110,23 +111,41 @@ def disturbance(
     return _error(_outputs(model, head), _rounded(model, coded, found, rules, head))
 
 
+def answers_rounded(
+    model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]]
+) -> Iterator[tuple[str, Answers, Answers]]:
+    """(layer, outputs of the float graph, outputs with only its activations rounded) of each int8 layer in `coded`.
+
+    With those, what its place in the graph asks for is rounded: the sum that it is added to, the pool behind it.
+    """
+    head = _first(chunks(batches, None))
+    wanted, bare = _outputs(model, head), _bare(model, coded)
+    for name in [n for n, how in bare.execution.items() if how == "int8"]:
+        alone: dict[str, Execution] = {x.name: "int8" if x.name == name else "float" for x in bare.layers}
+        yield name, wanted, _outputs(quantized(model, replace(bare, execution=alone), found, rules), head)
+
+
 def _rounded(
     model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, head: Sequence[tuple[Array, ...]]
-) -> list[list[Array]]:
+) -> Answers:
     """Outputs of the float graph with nothing but the pairs put in."""
+    return _outputs(quantized(model, _bare(model, coded), found, rules), head)
+
+
+def _bare(model: ir.Model, coded: Coded) -> Coded:
+    """The same layers in integers, their weights as they are."""
     how = {name: coded.how(site) for name, site in locate_all(model, coded.layers).items()}  # that of its coding
-    bare = Coded(coded.layers, {}, {x.name: how.get(x.name, "float") for x in coded.layers})
-    return _outputs(quantized(model, bare, found, rules), head)
+    return Coded(coded.layers, {}, {x.name: how.get(x.name, "float") for x in coded.layers})
 
 
-def _outputs(model: ir.Model, head: Sequence[tuple[Array, ...]]) -> list[list[Array]]:
+def _outputs(model: ir.Model, head: Sequence[tuple[Array, ...]]) -> Answers:
     session = session_on(model, intra_op_num_threads=torch.get_num_threads())
     names = [i.name for i in session.get_inputs()]
     parts = chunks(head, fixed_batch(session))
     return [session.run(None, dict(zip(names, part, strict=True))) for part in parts]
 
 
-def _error(wanted: Sequence[Sequence[Array]], got: Sequence[Sequence[Array]]) -> float:
+def _error(wanted: Answers, got: Answers) -> float:
     """How far two sets of answers lie apart, mean over samples and over the outputs."""
     pairs = [p for mine, other in zip(wanted, got, strict=True) for p in zip(mine, other, strict=True)]
     return float(np.mean([_apart(a, b) for a, b in pairs])) if pairs else 0.0

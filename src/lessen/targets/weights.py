@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..codings import Coding, Dense, Grid, Sparse
+from ..memory import stretches
 
 TINY = 1e-12
 
@@ -30,9 +31,8 @@ class Int8Matrix:
 def int8_matrix(coding: Coding) -> Int8Matrix:
     """The coding as integers with per-channel scales: as it is when it fits, rounded again to 8 bits when not."""
     if isinstance(coding, Grid) and fits_int8(coding):
-        codes = coding.codes.to(torch.int32) - coding.zero_point.to(torch.int32)
         scale = coding.scale.float().expand(coding.shape[0], 1)[:, 0]
-        return Int8Matrix(codes.to(torch.int8), scale.clamp_min(TINY).contiguous(), True, signed_bits(codes))
+        return Int8Matrix(_signed(coding), scale.clamp_min(TINY).contiguous(), True, _bits(coding))
     return rounded(coding.decode())
 
 
@@ -40,7 +40,24 @@ def fits_int8(grid: Grid) -> bool:
     """One scale a row or a tensor, and codes that are signed 8-bit integers around 0."""
     if grid.scale.shape[1] != 1:
         return False
-    return signed_bits(grid.codes.to(torch.int32) - grid.zero_point.to(torch.int32)) <= 8
+    return _bits(grid) <= 8
+
+
+def _signed(grid: Grid) -> Tensor:
+    """Codes around 0 of a grid that fits, int8."""
+    if grid.symmetric:
+        return grid.codes.to(torch.int8)
+    zero = grid.zero_point.to(torch.int32).expand(grid.shape[0], 1)
+    parts = [(grid.codes[s].to(torch.int32) - zero[s]).to(torch.int8) for s in stretches(*grid.shape)]
+    return torch.cat(parts) if parts else grid.codes.to(torch.int8)
+
+
+def _bits(grid: Grid) -> int:
+    """`signed_bits` of the codes around 0 of a grid with one scale a row or a tensor."""
+    if not grid.codes.numel():
+        return 1
+    ends = torch.cat(torch.aminmax(grid.codes, dim=1, keepdim=True), 1)
+    return signed_bits(ends.to(torch.int32) - grid.zero_point.to(torch.int32))
 
 
 def signed_bits(codes: Tensor) -> int:

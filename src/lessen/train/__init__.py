@@ -20,10 +20,13 @@ from .rigl import RigL
 from .slimming import Slimming
 from .soft_threshold import STR
 from .sparsifier import Sparsifier
+from .structured_l0 import StructuredL0
+from .structured_movement import StructuredMovement
 from .through import through_codings
 
 __all__ = [
     "GMP", "IMP", "L0", "L1", "LSQ", "PACT", "STR", "AdaRound", "Adaptive", "AsTrained", "BlockReconstruction",
     "Distillation", "FineTune", "GroupLasso", "LearnedPruning", "Lesson", "Movement", "RigL", "Slimming", "Sparsifier",
-    "StraightThrough", "Trained", "Training", "copied", "finetune", "through_codings",
+    "StraightThrough", "StructuredL0", "StructuredMovement", "Trained", "Training", "copied", "finetune",
+    "through_codings",
 ]  # fmt: skip

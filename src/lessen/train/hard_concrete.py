@@ -14,8 +14,45 @@ from .schedules import cubic
 from .sparsifier import Sparsifier
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # of the hard concrete distribution, as in the paper
-_OPEN = math.log(0.9 / 0.1)  # gates start open with a probability of 0.9 before stretching
+OPEN = math.log(0.9 / 0.1)  # gates start open with a probability of 0.9 before stretching
 _ASCENT = 10.0  # step of the multiplier: the gates follow the schedule within a few steps
+
+
+def noise_like(gate: Tensor, generator: torch.Generator) -> Tensor:
+    """Logistic noise: log u - log(1 - u)."""
+    u = torch.rand(gate.shape, generator=generator).clamp_(1e-6, 1 - 1e-6)
+    return u.log() - (1 - u).log()
+
+
+def drawn(gate: Tensor, noise: Tensor) -> Tensor:
+    """A sample of the hard concrete distribution, in [0, 1]."""
+    return _stretched(torch.sigmoid((noise + gate) / BETA))
+
+
+def settled(gate: Tensor) -> Tensor:
+    """What a gate is when nothing is drawn any more."""
+    return _stretched(torch.sigmoid(gate))
+
+
+def _stretched(share: Tensor) -> Tensor:
+    return (share * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def chance_of_open(gate: Tensor) -> Tensor:
+    """E|z|_0, the chance that a gate is not 0."""
+    return torch.sigmoid(gate - BETA * math.log(-GAMMA / ZETA))
+
+
+class Ascent:
+    """The weight of a constraint: it rises while the constraint is violated, and falls while there is room."""
+
+    def __init__(self) -> None:
+        self.multiplier = 0.0
+
+    def __call__(self, excess: Tensor) -> Tensor:
+        """multiplier * excess."""
+        self.multiplier = max(0.0, self.multiplier + _ASCENT * float(excess.detach()))
+        return self.multiplier * excess
 
 
 @dataclass(frozen=True)
@@ -39,10 +76,10 @@ class _HardConcrete(Rule):
 
     def begin(self, weights: Weights, layers: object, generator: torch.Generator) -> None:
         self.generator = generator
-        self.gates = {n: torch.full_like(w.detach(), _OPEN).requires_grad_() for n, w in weights.items()}
+        self.gates = {n: torch.full_like(w.detach(), OPEN).requires_grad_() for n, w in weights.items()}
         self.noise: dict[str, Tensor] = {}
         self.count = sum(w.numel() for w in weights.values())
-        self.multiplier, self.allowed = 0.0, 1.0
+        self.ascent, self.allowed = Ascent(), 1.0
 
     def learned(self) -> list[Tensor]:
         return list(self.gates.values())
@@ -51,20 +88,16 @@ class _HardConcrete(Rule):
     def update(self, done: float, weights: Weights, gradients: Weights) -> None:
         self.allowed = 1 - cubic(done, self.sparsity)
         for name, gate in self.gates.items():
-            u = torch.rand(gate.shape, generator=self.generator).clamp_(1e-6, 1 - 1e-6)
-            self.noise[name] = u.log() - (1 - u).log()
+            self.noise[name] = noise_like(gate, self.generator)
 
     def effective(self, name: str, weight: Tensor) -> Tensor:
         gate = self.gates[name]
-        stretched = torch.sigmoid((self.noise[name] + gate) / BETA) if name in self.noise else torch.sigmoid(gate)
-        return weight * (stretched * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        return weight * (drawn(gate, self.noise[name]) if name in self.noise else settled(gate))
 
     def penalty(self, weights: Weights) -> Tensor | None:
         """multiplier * (expected share of open gates - allowed share)."""
-        share = torch.stack([torch.sigmoid(g - BETA * math.log(-GAMMA / ZETA)).sum() for g in self.gates.values()])
-        excess = share.sum() / self.count - self.allowed
-        self.multiplier = max(0.0, self.multiplier + _ASCENT * float(excess.detach()))
-        return self.multiplier * excess
+        share = torch.stack([chance_of_open(g).sum() for g in self.gates.values()]).sum() / self.count
+        return self.ascent(share - self.allowed)
 
     def masks(self, weights: Weights) -> dict[str, Tensor]:
         self.noise = {}  # what stays of a gate is its value without noise

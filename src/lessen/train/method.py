@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..codings import Coding
 from ..data import Part
 from ..models.layer import Layer
+from ..models.surgery import Edit, Setting
 from .distill import Distillation
 
 
@@ -47,12 +48,18 @@ class Trained:
         codings: layer name -> what its weight decodes from, where training settled that (quantization-aware
             training).
         notes: what was left out or could not be done, and why.
+        module: a network with other shapes that takes the student's place; None where the shapes are the same.
+        edits: what makes these shapes of the original's (`models.surgery.apply_edits`).
+        removed: group -> the units that are gone.
     """
 
     losses: tuple[float, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     codings: Mapping[str, Coding] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    module: nn.Module | None = None
+    edits: tuple[Edit | Setting, ...] = ()
+    removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -73,7 +80,8 @@ class Training(Protocol):
         """Trains `student` in place; equal networks, lessons and settings give equal weights.
 
         The student is a copy in evaluation mode whose parameters that may be trained ask for their gradients. On
-        return its parameters are plain again (no parametrization is left) and hold the last weights.
+        return its parameters are plain again (no parametrization is left) and hold the last weights; where the method
+        removes units, what is to be used is `Trained.module`.
 
         Raises:
             LessenError: nothing can be trained, or a loss or gradient is not finite (the layer is named).

@@ -23,7 +23,8 @@ class PACT(QuantizationAware):
     The end alpha of each activation's range is a parameter: what lies beyond pulls it outwards, a penalty decay *
     alpha^2 inwards. Weights are trained straight through on the steps of the post-training result, in place of the
     paper's tanh-scaled weights, and alpha starts at that result's range too, of least squared error, in place of far
-    outside. An activation with negative values is clipped at both ends, in proportion. Settings: see
+    outside; so the penalty is a tenth of the paper's, which Adam would follow at full speed wherever little is clipped.
+    An activation with negative values is clipped at both ends, in proportion. Settings: see
     `QuantizationAware`, and
 
     Args:
@@ -32,7 +33,7 @@ class PACT(QuantizationAware):
     >>> quantized = lessen.apply(model, PACT(bits=8, activations=4, epochs=2), train_data)  # doctest: +SKIP
     """
 
-    decay: float = 2e-4
+    decay: float = 2e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()

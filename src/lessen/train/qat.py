@@ -13,6 +13,7 @@ from ..quantize import Uniform
 from .loop import FineTune, finetune
 from .method import Lesson, Trained
 from .qat_inputs import InputRange, freeze_inputs, input_ranges, put_inputs
+from .qat_kept import Kept, set_aside
 from .qat_lesson import Once, Taught
 from .qat_quantizer import Slope
 from .qat_start import SAMPLES, Start, rounded
@@ -89,23 +90,37 @@ class QuantizationAware:
         return self.fit_from(start if self.activations else replace(start, inputs=()), student, lesson)
 
     def fit_from(self, start: Start, student: nn.Module, lesson: Lesson) -> Quantized:
-        """`fit` for a network that is coded already, whatever its codings; `bits` and `per` don't matter then."""
+        """`fit` for a network that is coded already, whatever its codings; `bits` and `per` don't matter then.
+
+        Before the first epoch and after each one the student is judged on `lesson.check` (every tenth sample where
+        that is None, which then no step trains on); the best of these states is what is left, and be it the start.
+        """
         weights, inputs = self.slopes
         for module in student.modules():
             module.training = False  # a network that torch.export made refuses eval()
         asked, part = [start.layers[n] for n in start.inputs], lesson.part.head(SAMPLES)
         quantizers, why = put_inputs(student, asked, self.activations or 8, inputs, part.batches())
         losses: list[float] = []
+        notes = tuple(f"{n}: {reason}" for n, reason in why.items())
         with through_grids(student, start.layers, start.codings, weights, start.pruned, start.scales) as codings:
             if self.epochs:
-                settings = replace(self.settings, distillation=lesson.distillation)
-                taught = Taught(lesson, self.epochs)
-                losses = finetune(Once(student), taught, taught, settings, lesson.step)
+                losses, kept = self._trained(Once(student), set_aside(lesson))
+                notes += kept
         ranges = input_ranges(quantizers)
         freeze_inputs(student)
-        notes = tuple(f"{n}: {reason}" for n, reason in why.items())
-        student.quantized = Quantized(tuple(losses), {}, dict(codings), notes, ranges)  # type: ignore[assignment]
-        return student.quantized  # type: ignore[return-value]
+        told = Quantized(tuple(losses), codings=dict(codings), notes=notes, inputs=ranges)
+        student.quantized = told  # type: ignore[assignment]
+        return told
+
+    def _trained(self, student: Once, lesson: Lesson) -> tuple[list[float], tuple[str, ...]]:
+        """The loss of every step, and what to tell of the end; the student holds the best that was seen."""
+        kept = Kept(student, lesson)
+        taught = Taught(lesson, self.epochs, kept.look)
+        settings = replace(self.settings, distillation=lesson.distillation)
+        losses = finetune(student, taught, taught, settings, lesson.step)
+        kept.look()
+        kept.restore()
+        return losses, kept.told
 
     @classmethod
     def offers(cls) -> tuple[Self, ...]:

@@ -44,8 +44,8 @@ class _Reader:
         self.tensor = x if self.tensor is None else self.tensor  # held, so that its memory is not used again
         flat = x.detach().reshape(-1)
         self.seen.append(flat[:: flat.numel() // _EACH | 1].float().clone())
-        low, high = torch.aminmax(flat)
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        ends = torch.aminmax(torch.cat([flat.float(), torch.tensor([self.low, self.high])]))  # NaN stays NaN
+        self.low, self.high = float(ends.min), float(ends.max)
 
     def values(self) -> Tensor:
         values = torch.cat(self.seen) if self.seen else torch.zeros(0)

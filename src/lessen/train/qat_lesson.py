@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -55,10 +55,12 @@ class Taught(nn.Module):
 
     Args:
         epochs: with one there is nothing to be remembered.
+        before: called before each epoch.
     """
 
-    def __init__(self, lesson: Lesson, epochs: int) -> None:
+    def __init__(self, lesson: Lesson, epochs: int, before: Callable[[], object] = lambda: None) -> None:
         super().__init__()
+        self.before = before
         self.part, self.n, self.teacher = lesson.part, lesson.part.n, lesson.teacher
         self.generator = torch.Generator().manual_seed(lesson.seed)
         self.now: Tensor | None = None
@@ -66,10 +68,11 @@ class Taught(nn.Module):
 
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
         size = batch_size or self.part.batch_size
+        self.before()
         if self.answers is None:
             yield from shuffled(self.part, size, self.generator)
             return
-        blocks = (replace(b, inputs=(*b.inputs, a)) for b, a in zip(self.part.blocks, self.answers, strict=True))
+        blocks = (b.with_input(a) for b, a in zip(self.part.blocks, self.answers, strict=True))
         for batch in shuffled(replace(self.part, blocks=tuple(blocks), finish=None), size, self.generator):
             *inputs, self.now = batch.inputs
             finish = self.part.finish

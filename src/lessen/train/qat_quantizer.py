@@ -10,9 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SPEED = 3.0  # a step moves by its own size times this, times the learning rate: what Adam does to all parameters
-
-
 Total = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -24,10 +21,12 @@ class Slope:
         of: (gradient at the output, what of it passes to the input, input, output, total) -> derivative of the loss by
             the logarithm of the step; total(a, b) sums a * b over all that share a step.
         decay: weight in the loss of the squared end of the range.
+        speed: a step moves by its own size times this, times the learning rate: what Adam does to all parameters.
     """
 
     of: Callable[[Tensor, Tensor, Tensor, Tensor, Total], Tensor]
     decay: float = 0.0
+    speed: float = 1.0
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -122,7 +121,7 @@ class Learner(nn.Module):
 
     @property
     def step(self) -> Tensor:
-        return self.start * (self.grown * _SPEED).exp() if self.slope is not None else self.start
+        return self.start * (self.grown * self.slope.speed).exp() if self.slope is not None else self.start
 
     def forward(self, x: Tensor) -> Tensor:
         quantized: Tensor = _FakeQuantize.apply(x.float(), self.step, self.low, self.high, self.slope)

@@ -120,7 +120,8 @@ class _Run:
         penalty = None if self.settled else self.rule.penalty(self.weights)
         if penalty is not None:
             ends, slopes = [*ends, penalty], [*slopes, torch.ones_like(penalty)]
-        torch.autograd.backward(ends, slopes)
+        if ends:
+            torch.autograd.backward(ends, slopes)
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lessen.errors import LessenError
 from lessen.models.groups.trace import tensor_names
 from lessen.models.surgery.attention import CLASSES
-from lessen.models.surgery.passed import pass_by
+from lessen.models.surgery.passed import blank, pass_by
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Edit:
 class Setting:
     """Attribute `name` of module `path` becomes `value`: an integer, a tuple of them, or (name "class") a class name.
 
-    Name "passed" takes the module out: `value` is (place of the argument that goes on, length of the tuple or 0).
+    Name "passed" takes the module out: `value` is (place of the argument that goes on, length of the tuple or 0); place
+    -1: it gives a zero. Name "blank": zeros of width `value` stand where it was.
     Name "graph" says that only an exported graph of the network could be edited: it can't be done again to the class.
     `name` may reach into an object that the module holds ("config.num_heads"): the module gets a copy of its own.
     """
@@ -93,6 +94,9 @@ def apply_settings(model: nn.Module, settings: Iterable[Setting]) -> None:
                 setting.value if isinstance(setting.value, tuple) and len(setting.value) == 2 else (None, 0)
             )
             pass_by(model, setting.path, place, outputs)  # type: ignore[arg-type]
+            continue
+        if setting.name == "blank":
+            blank(model, setting.path, setting.value)
             continue
         if setting.name == "class":
             if setting.value not in CLASSES:

@@ -5,13 +5,16 @@ For networks whose own code holds sizes that are no attribute of any module.
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.utils._pytree import tree_map_only
 
 from lessen.errors import LessenError
@@ -24,11 +27,13 @@ from lessen.models.surgery.edits import Edit, slice_tensors
 
 def rewritten(model: nn.Module, inputs: Inputs, edits: Sequence[Edit], known: Flow) -> nn.Module:
     """An exported copy of `model` with tensors cut and the graph's constants put right."""
-    with plain_eval(model), warnings.catch_warnings():
+    plain, renamed = _baked(model, edits)
+    edits = [replace(e, path=renamed.get(e.path, e.path)) for e in edits]
+    with plain_eval(plain), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = _exported(model, inputs)
+        graph = _exported(plain, inputs)
         trace, recorder, values = _traced(graph, inputs)
-        flow = propagate(trace, known=known)
+        flow = propagate(trace, known=_as_named(known, renamed))
         cut = Cut(flow, edits)
         shapes = _Shapes(cut, recorder, values)
         for node in list(graph.graph.nodes):
@@ -38,6 +43,40 @@ def rewritten(model: nn.Module, inputs: Inputs, edits: Sequence[Edit], known: Fl
         graph.graph.lint()
         graph.recompile()
     return graph
+
+
+def _baked(model: nn.Module, edits: Sequence[Edit]) -> tuple[nn.Module, dict[str, str]]:
+    """A copy with plain weights where cut ones are computed from others: a norm over fewer columns is another norm.
+
+    Returns the copy, and the plain weight's path for each tensor of its shape that it was computed from.
+    """
+    renamed: dict[str, str] = {}
+    plain = copy.deepcopy(model)
+    for path, module in [*plain.named_modules()]:
+        chains = getattr(module, "parametrizations", None)
+        prefix = f"{path}.parametrizations.".lstrip(".")
+        if isinstance(chains, nn.ModuleDict) and any(e.path.startswith(prefix) for e in edits):
+            values = {name: getattr(module, name).detach().clone() for name in chains}
+            for name, value in values.items():
+                same = [n for n, t in chains[name].named_parameters(recurse=False) if t.shape == value.shape]
+                renamed |= {f"{prefix}{name}.{n}": f"{path}.{name}".lstrip(".") for n in same}
+            _unparametrized(module, values)
+    return plain, renamed
+
+
+def _unparametrized(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Not by torch's own function: that changes the class, which the copy shares with the original."""
+    module.__class__ = type_before_parametrizations(module)
+    del module._modules["parametrizations"]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
+def _as_named(known: Flow, renamed: Mapping[str, str]) -> Flow:
+    """The same propagation, tensors by their new paths."""
+    twin = copy.copy(known)
+    twin.owners = [(start, stop, renamed.get(path, path), dim) for start, stop, path, dim in known.owners]
+    return twin
 
 
 def _exported(model: nn.Module, inputs: Inputs) -> fx.GraphModule:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lessen.errors import LessenError
 from lessen.models.groups.flow import Limit
+from lessen.models.groups.readers import consumed
 from lessen.models.groups.trace import Inputs, Op, Ref, call, plain_eval, tensor_names, tensors
 from lessen.models.surgery.cut import Cut
 
@@ -92,11 +93,10 @@ def masked_outputs(model: nn.Module, inputs: Inputs, cut: Cut) -> tuple[list[Ten
 
 
 def _zero_columns(model: nn.Module, cut: Cut) -> None:
-    consumed = {int(a) for labels, role, _ in cut.flow.roles if role == "in" for a in labels[:1]}
-    named = tensor_names(model)
+    read, named = consumed(cut.flow), tensor_names(model)
     for start, stop, path, dim in cut.flow.owners:
         lost = cut.gone[cut.root[start:stop]]
-        if ".parametrizations." not in path and lost.any() and any(start <= a < stop for a in consumed):
+        if ".parametrizations." not in path and lost.any() and (path, dim) in read:
             with torch.no_grad():
                 named[path].index_fill_(dim, torch.from_numpy(lost).nonzero()[:, 0], 0)
 

@@ -1,0 +1,81 @@
+"""What rounding the activations of one layer does to the whole network's outputs, measured layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..artifact import Exporter
+from ..job import Job
+from ..models import Layer
+from ..propose import activation_harm
+from ..report import Progress
+from ..solve import Candidate
+from ..statistics import Statistics
+from ..statistics.losses import sampled_labels
+from ..targets.trial import Answers
+from .order import NEGLIGIBLE
+
+
+def as_measured(
+    job: Job, exporter: Exporter, items: Mapping[str, Sequence[Candidate]], progress: Progress
+) -> Mapping[str, Sequence[Candidate]]:
+    """Candidates that round activations, with the harm of that as measured instead of predicted.
+
+    The same candidates where none does, or where rounding all activations hardly disturbs the outputs.
+    """
+    rounding = [name for name, found in items.items() if any(c.choice.activations for c in found)]
+    if not rounding or exporter.disturbance() <= NEGLIGIBLE:
+        return items
+    measure = relative_entropy if job.loss is sampled_labels else half_squared_error
+    with progress.stage("sensitivity"):
+        answers = exporter.answers_rounded(rounding)
+        harms = {name: measure(wanted, got) for name, wanted, got in answers}
+    worst = max(harms, key=lambda n: harms[n], default="")
+    progress.note(f"rounded activations measured layer by layer: {worst} does {harms.get(worst, 0.0):.3g} alone")
+    bench = exporter.bench
+    return {name: [_with(c, bench.layers[name], bench.statistics.get(name, Statistics()), harms) for c in found]
+            for name, found in items.items()}  # fmt: skip
+
+
+def _with(c: Candidate, layer: Layer, statistics: Statistics, harms: Mapping[str, float]) -> Candidate:
+    if not c.choice.activations or c.item not in harms:
+        return c
+    of_weight = max(c.harm - activation_harm(layer, statistics), 0.0)
+    return replace(c, harm=of_weight + harms[c.item])
+
+
+def half_squared_error(wanted: Answers, got: Answers) -> float:
+    """Half the relative squared error, mean over samples, summed over outputs: what `error_of_outputs` is of."""
+    return 0.5 * _mean(sum(_relative(a, b) for a, b in _floats(m, g)) for m, g in zip(wanted, got, strict=True))
+
+
+def relative_entropy(wanted: Answers, got: Answers) -> float:
+    """KL divergence of the first output's softmax in nats, summed over a sample: the increase of `sampled_labels`."""
+    return _mean(_divergence(mine[0], other[0]) for mine, other in zip(wanted, got, strict=True))
+
+
+def _floats(wanted: Sequence[Any], got: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    return ((a, b) for a, b in zip(wanted, got, strict=True) if a.dtype.kind == "f")
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values) or [0.0]))
+
+
+def _relative(wanted: np.ndarray, got: np.ndarray) -> float:
+    a, b = (x.astype(np.float64).reshape(len(x) if x.ndim else 1, -1) for x in (wanted, got))
+    return float((np.square(a - b).sum(1) / np.maximum(np.square(a).sum(1), 1e-30)).mean())
+
+
+def _divergence(wanted: np.ndarray, got: np.ndarray) -> float:
+    p, q = (_log_softmax(x.astype(np.float64)) for x in (wanted, got))
+    return float((np.exp(p) * (p - q)).sum() / max(len(wanted), 1))
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
