@@ -158,8 +158,8 @@ def fashion_mlp(folder: Path, sparsity: float, epochs: int, seconds: float) -> l
         kernels = report.kernels
         assert kernels is not None
         found += [
-            common.row(f"lessen/{name}", "fashion_mlp", "loss_points", report.drop.value, "points", n=len(y_test),
-                       low=report.drop.low, high=report.drop.high),
+            common.row(f"lessen/{name}", "fashion_mlp", "loss_points", 100 * report.drop.value, "points", n=len(y_test),
+                       low=100 * report.drop.low, high=100 * report.drop.high),
             common.row(f"lessen/{name}", "fashion_mlp", "file_bytes", report.result.file_bytes, "bytes"),
             common.row(f"lessen/{name}", "fashion_mlp", "packed_ratio", report.ratios.packed_size, "x"),
             common.row(f"lessen/{name}", "fashion_mlp", "sparse_kernels", kernels.sparse, "layers"),
