@@ -233,6 +233,26 @@ def test_alike_samples_keep_one_range() -> None:
     assert not OnnxRuntime().ranges(graph(WEIGHT), coded(), [(x,)])["h"].live
 
 
+def test_a_range_that_clips_what_hardly_matters_is_not_given_up_for_the_extremes_of_a_batch(tmp_path) -> None:
+    """As in Whisper's last layer: what was silent on the calibration data and hardly matters would set the step."""
+    weight = WEIGHT.copy()
+    weight[:2] *= 1e-6
+    layer = Layer("fc.weight", "linear", torch.from_numpy(weight.T.copy()), 0)
+    plan = Coded((layer,), {layer.name: grid(layer)}, {layer.name: "int8"})
+    x = gaussian(64, 16).clamp(-2, 2)
+    x[:, 0] = torch.tensor([-40.0, 40.0]).repeat(32)  # the weighted rule leaves this channel out: noisy, and right
+    x[:, 1] = 0
+    target = OnnxRuntime("weighted")
+    found = target.ranges(graph(weight), plan, [(x,)])
+    h = seen(x.numpy())
+    assert noise(h, found["h"]) > 10 * live_noise(h)  # against its own range the batch's looks better
+    woken = x.clone()
+    woken[:, 1] = 3e4
+    session = target.session(target.export(graph(weight), tmp_path / "m.onnx", plan, found))
+    wanted = woken @ torch.from_numpy(weight)
+    assert sqnr(wanted, session((woken,))[0]) > 15 and not found["h"].live
+
+
 def test_what_is_stored_but_not_executed_is_said() -> None:
     few = {LAYER.name: grid(LAYER, 3)}
     (text,) = stored_only(OpenVINO(), (LAYER,), few)
