@@ -21,11 +21,11 @@ from statistics import fmean
 
 import common
 import torch
+from sparse_training import lessons
 from torch import Tensor, nn
 
 import zoo
 from lessen import StructuredL0, StructuredMovement
-from lessen.data import Batch, Part
 from lessen.job import Job, open_job
 from lessen.models import trace
 from lessen.models.groups import find_groups
@@ -47,14 +47,6 @@ CRITERIA = {"Channels second_order": "second_order", "Channels taylor": "taylor"
 
 
 @cache
-def images(count: int) -> Part:
-    """The first `count` of the shuffled training images."""
-    x, y, _, _ = zoo.fashion_mnist()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
-    return Part("training", (Batch((x[order],), y[order]),))
-
-
-@cache
 def whole() -> nn.Module:
     """The trained network."""
     return zoo.resnet_8().requires_grad_(False)
@@ -69,7 +61,7 @@ def macs(net: nn.Module) -> int:
 
 
 def lesson(net: nn.Module, seed: int, count: int) -> Lesson:
-    return Lesson(whole(), trace(net, two()).layers, images(count), seed=seed)
+    return Lesson(whole(), trace(net, two()).layers, lessons(count), seed=seed)
 
 
 def learned(method: str, sparsity: float, seed: int, count: int, epochs: int) -> nn.Module:
@@ -113,7 +105,7 @@ def narrowed(method: str, sparsity: float, count: int) -> nn.Module:
 
 @cache
 def _job(count: int) -> Job:
-    some = images(count).head(1024).blocks[0]
+    some = lessons(count).head(1024).blocks[0]
     held = dict.fromkeys(("calibration", "validation", "test"), (some.inputs[0], some.labels))
     return open_job(whole(), held, "1%", "onnxruntime", "channels")
 
