@@ -95,12 +95,14 @@ class Exporter:
         self.calibrate()
         return disturbance(self.graph, self._everything(), self._ranges, rules, self._batches())
 
-    def answers_rounded(self, layers: Collection[str]) -> Iterator[tuple[str, Answers, Answers]]:
+    def answers_rounded(self, layers: Collection[str], samples: int) -> Iterator[tuple[str, Answers, Answers]]:
         """(layer, the float network's answers, those with nothing but its activations rounded), for these layers."""
         self.calibrate()
         every, rules = self._everything(), self.target.rules  # type: ignore[attr-defined]
         only = {n: how if n in layers else "float" for n, how in every.execution.items()}
-        return answers_rounded(self.graph, replace(every, execution=only), self._ranges, rules, self._batches())
+        return answers_rounded(
+            self.graph, replace(every, execution=only), self._ranges, rules, self._batches(), samples
+        )
 
     def calibrate(self) -> None:
         """Measures the range of every activation of the network that could be quantized, once."""

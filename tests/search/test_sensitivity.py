@@ -15,6 +15,7 @@ from lessen.report import Progress
 from lessen.search import sensitivity
 from lessen.search.prepare import prepared
 from lessen.solve import Candidate
+from lessen.targets.trial import SAMPLES
 from lessen.verify import Judge
 
 
@@ -44,11 +45,22 @@ def test_candidates_get_the_measured_harm_of_their_activations(monkeypatch, wort
     assert kept == [[0.0, 1e-9]] * len(items)
     measured = sum(found[2].harm for found in made.values())
     if worth:  # noise of different layers adds up, so the parts make the whole
-        answers = {n: (a, b) for n, a, b in exporter.answers_rounded(list(items))}
+        answers = {n: (a, b) for n, a, b in exporter.answers_rounded(list(items), SAMPLES)}
         assert measured == pytest.approx(sum(sensitivity.relative_entropy(*x) for x in answers.values()), rel=0.1)
         assert measured > 1e-7
     else:
         assert made is items
+
+
+def test_large_networks_are_measured_on_fewer_samples() -> None:
+    assert sensitivity._affordable(10**8, 50) == SAMPLES  # a MobileNet
+    assert sensitivity._affordable(4 * 10**9, 54) == 4  # a ResNet-50
+    assert sensitivity._affordable(0, 0) == SAMPLES
+    job = Compression(small.trained(), small.data(), "5%", (Uniform(8),), "openvino").open()
+    exporter = Exporter(job.target, prepared(job, Progress(quiet=True)), job.model.inputs, job.data.calibration)
+    layers = list(exporter.bench.layers)
+    seen = [sum(len(part[0]) for part in next(exporter.answers_rounded(layers, n))[1]) for n in (1, 10**6)]
+    assert seen[0] < seen[1] == job.data.calibration.n
 
 
 def test_a_plan_that_misses_on_the_test_part_makes_room_for_one_of_a_third_of_its_harm(monkeypatch, tmp_path) -> None:

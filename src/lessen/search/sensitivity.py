@@ -16,8 +16,11 @@ from ..report import Progress
 from ..solve import Candidate
 from ..statistics import Statistics
 from ..statistics.losses import sampled_labels
-from ..targets.trial import Answers
+from ..targets.trial import SAMPLES, Answers
 from .order import NEGLIGIBLE
+
+_WORK = 1e12  # multiply-adds of all answers together: 10 to 20 seconds of a core
+_FEWEST = 4  # samples
 
 
 def as_measured(
@@ -32,13 +35,18 @@ def as_measured(
         return items
     measure = relative_entropy if job.loss is sampled_labels else half_squared_error
     with progress.stage("sensitivity"):
-        answers = exporter.answers_rounded(rounding)
+        answers = exporter.answers_rounded(rounding, _affordable(exporter.bench.traced.macs, len(rounding)))
         harms = {name: measure(wanted, got) for name, wanted, got in answers}
     worst = max(harms, key=lambda n: harms[n], default="")
     progress.note(f"rounded activations measured layer by layer: {worst} does {harms.get(worst, 0.0):.3g} alone")
     bench = exporter.bench
     return {name: [_with(c, bench.layers[name], bench.statistics.get(name, Statistics()), harms) for c in found]
             for name, found in items.items()}  # fmt: skip
+
+
+def _affordable(macs: int, layers: int) -> int:
+    """Samples on which so many layers of a network are measured; from counts, so that two runs measure the same."""
+    return max(_FEWEST, min(SAMPLES, int(_WORK // max(macs * layers, 1))))
 
 
 def _with(c: Candidate, layer: Layer, statistics: Statistics, harms: Mapping[str, float]) -> Candidate:

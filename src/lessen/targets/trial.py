@@ -51,14 +51,14 @@ def ranges(
     return _best(model, coded, rules, seen, live, head)
 
 
-def _first(parts: Iterable[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
-    """The parts that the trials run: `SAMPLES` samples, or all if there are fewer."""
+def _first(parts: Iterable[tuple[Array, ...]], most: int = SAMPLES) -> list[tuple[Array, ...]]:
+    """The parts that the trials run: so many samples, or all if there are fewer."""
     head: list[tuple[Array, ...]] = []
     samples = 0
     for part in parts:
         head.append(part)
         samples += len(part[0])
-        if samples >= SAMPLES:
+        if samples >= most:
             break
     return head
 
@@ -122,13 +122,14 @@ def disturbance(
 
 
 def answers_rounded(
-    model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]]
-) -> Iterator[tuple[str, Answers, Answers]]:
+    model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]],
+    samples: int = SAMPLES,
+) -> Iterator[tuple[str, Answers, Answers]]:  # fmt: skip
     """(layer, outputs of the float graph, outputs with only its activations rounded) of each int8 layer in `coded`.
 
     With those, what its place in the graph asks for is rounded: the sum that it is added to, the pool behind it.
     """
-    head = _first(chunks(batches, None))
+    head = _first(chunks(batches, None), samples)
     wanted, bare = _outputs(model, head), _bare(model, coded)
     for name in [n for n, how in bare.execution.items() if how == "int8"]:
         alone: dict[str, Execution] = {x.name: "int8" if x.name == name else "float" for x in bare.layers}
