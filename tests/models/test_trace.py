@@ -107,3 +107,19 @@ def test_tied_embeddings_are_one_layer(tied):
     traced = trace(_seeded(Tied()), (torch.tensor([[1, 2, 3]]),))
     assert len(traced.layers) == (1 if tied else 2)
     assert traced.share > 0.99
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return y.relu() if y.sum() > 0 else y
+
+
+def test_a_network_that_cannot_be_exported_says_so_once_and_in_the_trace(capfd):
+    traced = trace(Branching(), (torch.rand(2, 4),))
+    assert traced.graph is None and "data-dependent" in traced.why and [x.name for x in traced.layers]
+    assert capfd.readouterr() == ("", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .layer import Layer
+from .quiet import quiet
 
 aten = torch.ops.aten
 
@@ -59,8 +59,7 @@ class Trace:
 def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     """Finds the layers by `torch.export`; when the network can't be exported, by its modules' types."""
     try:
-        with warnings.catch_warnings():  # what the exporter warns of does not concern who reads its graph
-            warnings.simplefilter("ignore")
+        with quiet():  # what the exporter says does not concern who reads its graph
             program = torch.export.export(module, inputs, strict=False)
     except Exception as error:  # whatever stops the exporter, the network can still be worked on by module
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

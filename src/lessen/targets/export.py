@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import LessenError, extra
+from ..models.quiet import quiet
 from .graph import drop_unused, run_onnx
 from .locate import PARAMETER, PERMUTED
 from .tidy import tidied
@@ -143,20 +142,6 @@ def _attempts(inputs: tuple[Tensor, ...]) -> Iterator[tuple[tuple[Tensor, ...], 
         yield doubled, tuple({0: dynamic, 1: dynamic} if t else b for t, b in zip(tokens, batch, strict=True))
     yield doubled, tuple(batch)
     yield inputs, None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The exporter and the optimizer talk on stdout, stderr, warnings and two loggers: not on our terminal."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), \
-             contextlib.redirect_stderr(io.StringIO()):  # fmt: skip
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def _optimized(model: ir.Model) -> ir.Model:

@@ -21,6 +21,7 @@ from lessen.errors import LessenError
 from lessen.models.groups.flow import Flow
 from lessen.models.groups.grouping import propagate
 from lessen.models.groups.trace import Inputs, Recorder, Ref, Trace, plain_eval, watch
+from lessen.models.quiet import quiet
 from lessen.models.surgery.cut import Cut
 from lessen.models.surgery.edits import Edit, slice_tensors
 
@@ -88,7 +89,8 @@ def _exported(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     ways = (free[1],) if kwargs else (free[0], (free[0],))  # the second for a `forward(*inputs)`
     for dynamic in (*ways, None):
         try:
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+            with quiet():
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
             return program.module(check_guards=False)
         except Exception as error:  # the exporter has many ways to refuse
             refusal = error
