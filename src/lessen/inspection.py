@@ -13,7 +13,7 @@ from .data import load_data
 from .errors import LessenError
 from .forecast import fitting, forecasts, zeros_note
 from .job import example_like
-from .models import Layer, Model, Trace, fold_batchnorm, load, trace
+from .models import Layer, Model, Trace, fold_and_trace, load
 from .report import LayerForecast, TechniqueForecast
 from .search.pricing import TargetPrices
 from .targets import LayerCosts, Target, float_onnx
@@ -42,8 +42,7 @@ def inspect(model: Any, data: Any = None, target: Any = "onnxruntime", trust: bo
     place = target_named(target)
     opened = load(model, trust=trust)
     opened = opened.with_inputs(_inputs(opened, data))
-    module, _ = fold_batchnorm(opened.module, opened.inputs)
-    traced = trace(module, opened.inputs)
+    module, _, traced = fold_and_trace(opened.module, opened.inputs)
     prices, why = _prices(place, module, traced, opened.inputs)
     techniques = {name: t for name, t in known().items() if hasattr(t, "encode") and t.offers()}  # type: ignore[attr-defined]
     others = 4 * (opened.parameters - sum(layer.weight.numel() for layer in traced.layers))

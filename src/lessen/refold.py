@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .data import load_data
-from .models import fold_batchnorm, load, trace
+from .models import fold_and_trace, load
 from .models.exact import Refolded
 from .models.rescale import rescaled
 from .quantize.awq import AWQ
@@ -29,8 +29,7 @@ def activation_aware(model: Any, data: Any, how: AWQ | None = None) -> Refolded:
     chosen = how or AWQ()
     samples = load_data(data)
     opened = load(model).with_inputs(next(samples.calibration.batches(2)).inputs)
-    module, _ = fold_batchnorm(opened.module, opened.inputs)
-    traced = trace(module, opened.inputs)
+    module, _, traced = fold_and_trace(opened.module, opened.inputs)
     linear = {x.name: x for x in traced.layers if x.kind == "linear" and x.details.get("uses", 1) == 1}
     known = collect(module, tuple(linear.values()), samples.calibration.batches(), fisher=0)
 

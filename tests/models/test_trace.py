@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lessen.models import fold_batchnorm, trace
+from lessen.models import fold_and_trace, fold_batchnorm, trace
+from lessen.models.equalize import seams
 
 
 def _seeded(module):
@@ -123,3 +124,18 @@ def test_a_network_that_cannot_be_exported_says_so_once_and_in_the_trace(capfd):
     traced = trace(Branching(), (torch.rand(2, 4),))
     assert traced.graph is None and "data-dependent" in traced.why and [x.name for x in traced.layers]
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_folded_is_traced_as_if_it_were_exported_again():
+    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
+    for net, count in ((_seeded(Mixed()), 3), (_seeded(chain), 2)):
+        x = torch.rand(2, 3, 8, 8)
+        folded, norms, traced = fold_and_trace(net, (x,))
+        again = trace(folded, (x,))
+        assert len(norms) == count and traced.left == again.left and traced.share == pytest.approx(again.share)
+        assert [(a.name, a.macs, a.details) for a in traced.layers] == [
+            (a.name, a.macs, a.details) for a in again.layers
+        ]
+        assert all(a.weight.data_ptr() == b.weight.data_ptr() for a, b in zip(traced.layers, again.layers, strict=True))
+        assert seams(traced, folded) == seams(again, folded)
+        traced.graph.lint()

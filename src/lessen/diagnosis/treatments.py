@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from ..errors import LessenError
-from ..models import Layer, fold_batchnorm, trace
+from ..models import Layer, fold_and_trace
 from ..plan import Plan, Treatment
 from ..quantize import Uniform
 from ..targets.locate import locate
@@ -21,8 +21,8 @@ def plan_of(pair: Pair, state: State) -> Plan | None:
         None where the original can't be traced, or none of its layers is in the file.
     """
     job = pair.job
-    module, _ = fold_batchnorm(job.model.module, job.model.inputs)
-    layers = {_initializer(pair, layer): layer for layer in trace(module, job.model.inputs).layers}
+    _, _, traced = fold_and_trace(job.model.module, job.model.inputs)
+    layers = {_initializer(pair, layer): layer for layer in traced.layers}
     found: dict[str, Treatment] = {}
     places = {(u.name, w.index): (u, w) for u in state.units for w in u.weights}
     for match in pair.matches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,9 +27,15 @@ def fold_batchnorm(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Mo
     Returns the copy and the paths of the batch norms that are gone (each an `nn.Identity` now). The copy is run and
     compared with the original before it is returned; should they differ, the original comes back, nothing folded.
     """
-    found = _pairs(trace(module, inputs), module)
+    return fold_and_trace(module, inputs)[:2]
+
+
+def fold_and_trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[str, ...], Trace]:
+    """`fold_batchnorm`, and the trace of what comes out; the network is exported once for both."""
+    traced = trace(module, inputs)
+    found = _pairs(traced, module)
     if not found:
-        return module, ()
+        return module, (), traced
     folded = copy.deepcopy(module)
     for layer, norm in found:
         _fold(folded, layer, norm)
@@ -36,8 +43,27 @@ def fold_batchnorm(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Mo
         before, after = _flat(module(*inputs)), _flat(folded(*inputs))
     scale = before.abs().max().clamp_min(1e-12)
     if not bool(torch.isfinite(after).all()) or float((before - after).abs().max() / scale) > 1e-3:
-        return module, ()
-    return folded, tuple(norm for _, norm in found)
+        return module, (), traced
+    norms = tuple(norm for _, norm in found)
+    return folded, norms, _without(traced, folded, norms)
+
+
+def _without(traced: Trace, folded: nn.Module, norms: tuple[str, ...]) -> Trace:
+    """The trace of a network whose batch norms are folded: their nodes are gone, the layers hold the new weights."""
+    gone, graph = {path.replace(".", "_") for path in norms}, traced.graph
+    assert graph is not None
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _NORMS and _norm_of(node) in gone:
+            for output in [node] if node.target == aten.batch_norm.default else list(node.users):  # or (output, ...)
+                output.replace_all_uses_with(node.args[0])
+                graph.erase_node(output)
+            if node.target != aten.batch_norm.default:
+                graph.erase_node(node)
+    weights = dict(folded.named_parameters(remove_duplicate=False))
+    layers = tuple(replace(layer, weight=weights[layer.name].detach()) for layer in traced.layers)
+    covered = {id(weights[layer.name]): weights[layer.name].numel() for layer in layers}
+    share = sum(covered.values()) / max(sum(p.numel() for p in folded.parameters()), 1)
+    return replace(traced, layers=layers, share=share)
 
 
 def _flat(output: object) -> Tensor:
@@ -59,9 +85,9 @@ def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
     for node in traced.graph.nodes:
         if node.op != "call_function" or node.target not in _NORMS:
             continue
-        before, variance = node.args[0], node.args[4]
+        before = node.args[0]
         layer = _producer(before, layers)
-        path = norms.get(_holder(variance).removesuffix("_running_var"))
+        path = norms.get(_norm_of(node))
         if layer is not None and path is not None and len(before.users) == 1:
             pairs.append((layer, path))
     once = [p for _, p in pairs]
@@ -72,6 +98,11 @@ def _holder(node: object) -> str:
     """Name of a parameter or buffer placeholder without the prefix that torch.export puts before it."""
     name = node.name if isinstance(node, fx.Node) and node.op == "placeholder" else ""
     return name.removeprefix("p_").removeprefix("b_")
+
+
+def _norm_of(node: fx.Node) -> str:
+    """The path of a batch norm's module, dots as underscores."""
+    return _holder(node.args[4]).removesuffix("_running_var")
 
 
 def _producer(node: fx.Node, layers: dict[str, Layer]) -> Layer | None:

@@ -7,7 +7,7 @@ from torch import nn
 from ..bench import Bench
 from ..job import Job
 from ..memory import give_back
-from ..models import Trace, fold_batchnorm, trace
+from ..models import Trace, fold_and_trace
 from ..report import Progress
 from ..statistics import Statistics, collect
 from ..verify import one_sample
@@ -19,8 +19,7 @@ _ENOUGH, _BACKWARD = 40, 8  # then: samples for the second moments, and for the 
 def prepared(job: Job, progress: Progress) -> Bench:
     """The network with its batch norms folded, traced, and its statistics."""
     with progress.stage("trace"):
-        module, folded = fold_batchnorm(job.model.module, job.model.inputs)
-        traced = trace(module, job.model.inputs)
+        module, folded, traced = fold_and_trace(job.model.module, job.model.inputs)
         progress.note(
             f"{len(folded)} batch norms folded, {len(traced.layers)} layers, {100 * traced.share:.1f} % covered"
         )
