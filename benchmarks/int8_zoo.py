@@ -198,6 +198,8 @@ class Contest:
         for runtime in RUNTIMES:
             everyone = {w: p for w in self.kept.everyone() if (p := self.kept.path(w)) and runtime in self.runtimes(w)}
             files = {w: p for w, p in everyone.items() if self._opens(p, runtime)}
+            if not files:
+                continue
             place, one = self.job(runtime).target, one_sample(self.job(runtime).data.test)
             times = dict(zip(files, on_one_core(list(files.values()), one, place, seconds), strict=True))
             for who, t in times.items():

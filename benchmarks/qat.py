@@ -5,7 +5,7 @@ the plain one: weights rounded to nearest, nothing else; steps and activation ra
 `loss_points_ptq` is ours: weights rounded with error feedback on the second moments of 512 samples (`Uniform`), biases
 corrected. That is done twice, for all layers at once and in turn, each layer for what the rounded ones before it give;
 the better one on the test part counts, which favours it. `loss_points_qat` is what is lost after training from the
-latter (`LSQ` with distillation; the state that is best on samples of the lesson that were set aside).
+latter (`LSQ` with distillation; its end, or a state that was surely better on samples of the lesson set aside).
 `recovered_share` = 1 - qat / ptq, `recovered_share_of_nearest` = 1 - qat / nearest. Every layer that is named is
 quantized, first and last alike, one step for each output channel of a weight and one for each activation tensor.
 
@@ -153,7 +153,7 @@ def part_of_run(
     started = time.perf_counter()
     width = what.split()[1]
     epochs = 1 if options.quick else net.epochs[width]
-    setting = method(*BITS[width], epochs=epochs, lr=net.lr, batch_size=net.batch)
+    setting = method(*BITS[width], epochs=epochs, lr=net.lr[width], batch_size=net.batch)
     rows = rows_of(who, part, net, run(net, setting, seed, options.quick))
     common.show(rows)
     if path:

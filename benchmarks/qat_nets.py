@@ -29,7 +29,8 @@ class Net:
         lessons: (seed, quick) -> what it is calibrated and trained on.
         score: (network, quick) -> points, higher is better.
         n: test samples.
-        epochs: by bits; two-bit weights move on for longer.
+        epochs: by bits.
+        lr: by bits; two-bit weights have a longer way to go.
         bfloat16: whether products are computed in bfloat16 while it trains (never when it is scored).
     """
 
@@ -40,7 +41,7 @@ class Net:
     n: int
     metric: str
     epochs: Mapping[str, int]
-    lr: float
+    lr: Mapping[str, float]
     batch: int
     distillation: Distillation = field(default_factory=Distillation)
     bfloat16: bool = False
@@ -48,7 +49,12 @@ class Net:
 
 @cache
 def resnet_8() -> Net:
-    """ResNet-8 on Fashion-MNIST, all layers: 60,000 training images, 10,000 test images."""
+    """ResNet-8 on Fashion-MNIST, all layers: 60,000 training images, 10,000 test images.
+
+    The temperature and the learning rates were chosen on the last 5,000 training images, by trials of a third of an
+    epoch on the others: the divergence from the float network was 0.029 with temperature 4 at four bits (2: 0.030,
+    8: 0.057) and 0.034 at two with a rate of 0.004 (0.002: 0.037). Averages of the weights were no better than the end.
+    """
     x, y, x_test, y_test = zoo.fashion_mnist()
     module = fold_batchnorm(zoo.resnet_8(), (x[:2],))[0]
 
@@ -61,7 +67,8 @@ def resnet_8() -> Net:
         return 100 * zoo.accuracy(net, x_test[few], y_test[few])
 
     return Net(module, trace(module, (x[:2],)).layers, lessons, score, len(x_test), "accuracy",
-               {"W4A4": 2, "W2A8": 3}, 2e-3, 64, bfloat16=True)  # fmt: skip
+               {"W4A4": 4, "W2A8": 4}, {"W4A4": 2e-3, "W2A8": 4e-3}, 64, Distillation(temperature=4.0),
+               bfloat16=True)  # fmt: skip
 
 
 @cache
@@ -88,7 +95,8 @@ def silero() -> Net:
         heard = test[:20] if quick else test
         return 100 * zoo.auc(torch.cat([net(w[None])[0] for w, _ in heard]), torch.cat([t for _, t in heard]))
 
-    return Net(module, layers, lessons, score, sum(len(t) for _, t in test), "AUC", {"W4A4": 10, "W2A8": 10}, 3e-3, 16,
+    return Net(module, layers, lessons, score, sum(len(t) for _, t in test), "AUC",
+               dict.fromkeys(("W4A4", "W2A8"), 10), dict.fromkeys(("W4A4", "W2A8"), 3e-3), 16,
                Distillation(alpha=1.0))  # fmt: skip
 
 

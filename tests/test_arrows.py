@@ -18,7 +18,7 @@ KNOWS = {
     "memory": set[str](),
     "codings": {"errors"},
     "userfile": {"errors"},
-    "models": {"codings", "errors", "userfile"},
+    "models": {"codings", "errors", "memory", "userfile"},
     "statistics": {"codings", "errors", "memory", "models.layer"},
     "technique": {"codings", "errors", "models.layer", "statistics"},
     "prune": LAYER,

@@ -135,6 +135,19 @@ def test_apply_gives_the_same_bytes(lessen, done, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (done[0] / name).read_bytes()
 
 
+def test_dynamic_quantization_is_asked_for_by_name(lessen, tmp_path):
+    code, said, complaint = lessen("compress", "net.py:net", "--data", "data.npz", "--max-drop", "5%", "--using",
+                                   "dynamic,uniform", "--where", "9.*", "--out", tmp_path / "out")  # fmt: skip
+    assert code == 0, complaint
+    plan = (tmp_path / "out" / "plan.yaml").read_text()
+    (tmp_path / "plan.yaml").write_text(f"{plan[: plan.index('layers:')]}layers: {{9.weight: {{technique: Dynamic}}}}")
+    code, said, complaint = lessen("apply", tmp_path / "plan.yaml", "net.py:net", "--data", "data.npz", "--out",
+                                   tmp_path / "again")  # fmt: skip
+    assert code == 0, complaint
+    assert "9.weight: {technique: Uniform, activations: token}" in (tmp_path / "again" / "plan.yaml").read_text()
+    assert "inputs rounded in every token" in (tmp_path / "again" / "report.json").read_text()
+
+
 def test_measure_puts_files_side_by_side_and_unpack_gives_onnx(lessen, done, tmp_path):
     code, said, complaint = lessen("unpack", done[0] / "model.lessen", "--out", tmp_path / "plain.onnx")
     assert code == 0 and "plain.onnx" in said, complaint
@@ -164,6 +177,7 @@ WRONG = [
     (["net.py:net", "--data", "data.npz", "--target", "onnxruntim"], "did you mean 'onnxruntime'"),
     (["net.py:net", "--data", "data.npz", "--using", "unifrom"], "did you mean 'Uniform'"),
     (["net.py:net", "--data", "data.npz", "--using", ","], "no technique is named"),
+    (["net.py:net", "--data", "data.npz", "--using", "dynamic", "--target", "packed"], "rounds no inputs at run time"),
     (["net.py:net", "--data", "data.npz", "--metric", "acuracy"], "did you mean 'accuracy'"),
     (["net.py:net", "--data", "data.npz", "--where", "nope*"], "no layer matches 'nope*'"),
     (["net.py:net", "--data", "data.npz", "--images", "mean=0.5"], "--images: is for a folder of images"),

@@ -43,6 +43,12 @@ from .targets.executed import stored_only
 from .technique import describe
 from .verify import one_sample, sqnr_db
 
+RUNS = {
+    None: "stored small, computed in float", 8: "8-bit integers", 16: "16-bit integers",
+    "static": "8-bit integers, fixed range", "dynamic": "8-bit integers, inputs rounded in every batch",
+    "token": "8-bit integers, inputs rounded in every token",
+}  # fmt: skip
+
 
 def account(job: Job, found: Found, compressed: Compressed, folder: RunFolder) -> Report:
     """Measures the artifact against the baseline, on the test part and by the clock, and writes it all down."""
@@ -145,8 +151,9 @@ def _row(job: Job, found: Found, layer: Layer, compressed: Compressed) -> LayerR
         why = found.why.get(layer.name) or "kept: nothing cheaper was worth its harm"
         return LayerRow(layer.name, layer.kind, "kept", False, why, before, before, bits=32.0,
                         parameters=layer.weight.numel(), macs=layer.macs)  # fmt: skip
-    runs = f"{treatment.activations}-bit integers" if treatment.activations else "stored small, computed in float"
-    runs = "; ".join(filter(None, (runs, compressed.why.get(layer.name))))
+    runs = RUNS[treatment.activations]
+    folded = f"after {type(found.bench.refold).__name__}" if found.bench.refold else ""
+    runs = "; ".join(filter(None, (runs, compressed.why.get(layer.name), folded)))
     return LayerRow(
         layer.name, layer.kind, label(treatment), True, runs, before, job.target.nbytes(layer, coding),
         sqnr_db(layer.matrix, coding.decode()), bits_of(coding), float((coding.decode() == 0).float().mean()),

@@ -10,16 +10,18 @@ from typing import Any
 from torch import nn
 
 from .allocation import allocated
+from .at_run_time import round_inputs
 from .bench import Bench, realize
 from .data import load_data
 from .errors import LessenError
 from .in_turn import realize_in_turn
 from .job import example_like
-from .models import fold_batchnorm, load, trace
+from .models import fold_and_trace, load
 from .plan import Treatment
-from .propose import chosen_layers
+from .propose import chosen_layers, coded
 from .prune.channels import Channels
 from .prune.depth import Depth
+from .refold import REFOLDS, refold
 from .statistics import collect
 from .training import trained
 
@@ -32,13 +34,15 @@ def apply(
     Args:
         model: an `nn.Module`, "file.py:factory", or a path.
         technique: one instance, `Uniform(bits=4)`; one that removes structure, `Channels(0.3)` or `Depth(2)` (they look
-            at the whole network: `where` is not for them); or one that trains, `RigL(sparsity=0.9)`, on all of `data`.
+            at the whole network: `where` is not for them); one that folds something into it, `AWQ()` or `Rotate()`
+            (likewise); or one that trains, `RigL(sparsity=0.9)`, on all of `data`.
         data: calibration samples, as for `compress`; None works without statistics (no error feedback).
         where: globs of layers; none means all.
         in_turn: each layer is coded for what the layers coded before it hand it, and makes up for their errors as far
             as it can (see `realize_in_turn`); better with few bits, and takes longer.
 
-    The copy computes with the decoded weights; `lessen.compress` writes files that are really smaller.
+    The copy computes with the decoded weights, after `Dynamic` on inputs that it rounds as integer kernels do;
+    `lessen.compress` writes files that are really smaller.
 
     Raises:
         LessenError: not one layer can be held this way; the first reason is given.
@@ -50,6 +54,9 @@ def apply(
         from .search.alone import structured  # it knows everybody, this module too
 
         return structured(model, technique, data)
+    if isinstance(technique, REFOLDS):
+        with _modes_kept(model):
+            return refold(model, data, technique).module
     if isinstance(technique, type) or not hasattr(technique, "encode"):
         raise LessenError(
             f"{technique!r} can't be applied to one layer", where="apply", mend="give an instance: Uniform(bits=8)"
@@ -62,15 +69,16 @@ def apply(
         opened = load(model)
         samples = load_data(data, like=example_like(opened))
         opened = opened.with_inputs(next(samples.calibration.batches(2)).inputs)
-        module, folded = fold_batchnorm(opened.module, opened.inputs)
-        traced = trace(module, opened.inputs)
+        module, folded, traced = fold_and_trace(opened.module, opened.inputs)
         bench = Bench(module, traced, collect(module, traced.layers, samples.calibration.batches()), folded)
         treatments = _treatments(bench, technique, (where,) if isinstance(where, str) else where)
         if in_turn:
             made = realize_in_turn(bench, treatments, samples.calibration.batches())
         else:
             made = realize(bench, treatments)
-        return copy.deepcopy(made.module)
+        result = copy.deepcopy(made.module)
+        round_inputs(result, bench.layers, treatments)
+        return result
 
 
 def _treatments(bench: Bench, technique: Any, where: tuple[str, ...]) -> dict[str, Treatment]:
@@ -81,8 +89,7 @@ def _treatments(bench: Bench, technique: Any, where: tuple[str, ...]) -> dict[st
     treatments, reasons = {}, []
     for layer in layers:
         try:
-            bench.coding(layer, settings[layer.name])
-            treatments[layer.name] = Treatment(settings[layer.name])
+            treatments[layer.name] = coded(bench, layer, settings[layer.name])[0]
         except LessenError as error:
             reasons.append(str(error))
     if not treatments:

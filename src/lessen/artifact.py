@@ -16,9 +16,14 @@ from .codings import Coding, Dense, LowRank, Sparse
 from .data import Part
 from .plan import Treatment
 from .targets import Coded, Execution, Range, Smoothed, Target, float_onnx
+from .targets.coded import CALIBRATED
 from .targets.export import PERMUTED
 from .targets.learned import check_bits, with_learned
 from .targets.trial import Answers, answers_rounded, disturbance
+
+WAYS: Mapping[int | str | None, Execution] = {
+    None: "weight", 8: "int8", 16: "int8", "static": "static", "dynamic": "dynamic", "token": "token",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -75,7 +80,7 @@ class Exporter:
 
     def _ranges_for(self, graph: ir.Model, coded: Coded) -> Mapping[str, Range]:
         """Ranges of every activation that could be quantized; measured at the first need, for all plans alike."""
-        if not any(how == "int8" for how in coded.execution.values()):
+        if not any(how in CALIBRATED for how in coded.execution.values()):
             return {}
         self.calibrate()
         missing = set(self._needed(graph, coded)) - set(self._ranges)
@@ -87,19 +92,23 @@ class Exporter:
             self._between = (factored, dict(self.target.ranges(self.graph, coded, self._batches())))
         return self._between[1] | self._ranges
 
-    def disturbance(self) -> float:
+    def disturbance(self, how: Execution = "int8") -> float:
         """What rounding every activation that can be rounded does to the outputs; inf where the target rounds none."""
         rules = getattr(self.target, "rules", None)
         if rules is None:
             return float("inf")
-        self.calibrate()
-        return disturbance(self.graph, self._everything(), self._ranges, rules, self._batches())
+        if how in CALIBRATED:
+            self.calibrate()
+        return disturbance(self.graph, self._everything(how), self._ranges, rules, self._batches())
 
-    def answers_rounded(self, layers: Collection[str], samples: int) -> Iterator[tuple[str, Answers, Answers]]:
+    def answers_rounded(
+        self, layers: Collection[str], samples: int, how: Execution = "int8"
+    ) -> Iterator[tuple[str, Answers, Answers]]:
         """(layer, the float network's answers, those with nothing but its activations rounded), for these layers."""
-        self.calibrate()
-        every, rules = self._everything(), self.target.rules  # type: ignore[attr-defined]
-        only = {n: how if n in layers else "float" for n, how in every.execution.items()}
+        if how in CALIBRATED:
+            self.calibrate()
+        every, rules = self._everything(how), self.target.rules  # type: ignore[attr-defined]
+        only = {n: way if n in layers else "float" for n, way in every.execution.items()}
         return answers_rounded(
             self.graph, replace(every, execution=only), self._ranges, rules, self._batches(), samples
         )
@@ -109,11 +118,11 @@ class Exporter:
         if not self._ranges and getattr(self.target, "rules", None) is not None:
             self._ranges = dict(self.target.ranges(self.graph, self._everything(), self._batches()))
 
-    def _everything(self) -> Coded:
+    def _everything(self, how: Execution = "int8") -> Coded:
         """Every layer on integers."""
         layers = self.bench.traced.layers
         fisher = {n: s.G for n, s in self.bench.statistics.items() if s.G is not None}
-        return Coded(layers, {}, dict.fromkeys((x.name for x in layers), "int8"), fisher)
+        return Coded(layers, {}, dict.fromkeys((x.name for x in layers), how), fisher)
 
     def _batches(self) -> Iterator[tuple[Tensor, ...]]:
         return (b.inputs for b in self.calibration.batches())
@@ -140,7 +149,7 @@ def _execution(treatment: Treatment, coding: Coding | None) -> Execution:
         return "float"
     if isinstance(coding, LowRank) and treatment.activations is None:
         return "float" if isinstance(coding.left, Dense) else "weight"
-    return "int8" if treatment.activations else "weight"
+    return WAYS[treatment.activations]
 
 
 def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed, gains: Mapping[str, np.ndarray]) -> ir.Model:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from .codings import Coding
+from .codings import Coding, Grid
 from .errors import LessenError
-from .memory import rest, twin
+from .memory import frugal, kept, rest, twin
 from .models import Layer, Trace
 from .models.put import put_matrix
 from .plan import Treatment
@@ -38,6 +38,7 @@ class Bench:
         scales: by layer name, float32 [columns]: its layer here holds the parameter times this (see `smoothing`).
         trained: how the network was trained before all else (`train.Training`); None if it was not.
         smooth: the strength that these scales were made with; None where nothing was smoothed.
+        refold: what its weights were folded with before all else (`AWQ`, `Rotate`); None where nothing was.
         turned: the plan that was coded in turn last, and what came of it.
     """
 
@@ -51,6 +52,7 @@ class Bench:
     scales: Mapping[str, Tensor] = field(default_factory=dict)
     smooth: float | None = None
     trained: Any = None
+    refold: Any = None
     turned: tuple[dict[str, Treatment], Compressed] | None = None
     _made: OrderedDict[tuple[str, Technique], Coding | LessenError] = field(default_factory=OrderedDict)
     _bytes: int = 0
@@ -78,7 +80,7 @@ class Bench:
     def _encode(self, layer: Layer, technique: Technique) -> Coding | LessenError:
         with fall_backs() as told:
             try:
-                return technique.encode(layer, self.statistics.get(layer.name, Statistics()))
+                return waiting(technique.encode(layer, self.statistics.get(layer.name, Statistics())))
             except LessenError as error:
                 return error
             finally:
@@ -93,6 +95,11 @@ class Bench:
         while self._bytes > room and len(self._made) > 1:
             _, dropped = self._made.popitem(last=False)
             self._bytes -= _nbytes(dropped)
+
+
+def waiting(coding: Coding) -> Coding:
+    """The same; large codes lie in a file until they are read."""
+    return replace(coding, codes=kept(coding.codes)) if isinstance(coding, Grid) else coding
 
 
 def _nbytes(made: Coding | LessenError) -> int:
@@ -124,6 +131,7 @@ class Compressed:
     inputs: Mapping[str, InputRange] = field(default_factory=dict)
 
 
+@frugal()
 def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
     """Carries out a plan: encodes each layer, puts the decoded weight in place, and corrects biases."""
     layers = bench.layers

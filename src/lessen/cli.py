@@ -44,8 +44,8 @@ TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino or packed
 UsingOption = Annotated[
     Text,
     typer.Option(
-        help="Techniques to choose among: channels,uniform,kmeans,... (default: all). "
-        "With --train also str, rigl, gmp, lsq, ..."
+        help="Techniques to choose among: channels,uniform,kmeans,... (default: all). dynamic: inputs rounded at run "
+        "time; awq, rotate: weights folded first. With --train also str, rigl, gmp, lsq, ..."
     ),
 ]
 MetricOption = Annotated[Text, typer.Option(help="accuracy, top5, f1, mse, mae, spearman, or file.py:function.")]

@@ -14,6 +14,7 @@ from .budget import Budget
 from .errors import BudgetNotMet
 from .folder import RunFolder
 from .job import Job, Options, open_job
+from .memory import frugal, give_back
 from .packed import write_artifact, write_packed
 from .plan import Plan
 from .recover import made
@@ -95,7 +96,7 @@ class Compression:
         Raises:
             LessenError: wrong use or bad input. A budget that can't be met is no error: see `report.budget.met`.
         """
-        with RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
+        with frugal(), RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
             progress = Progress(log, quiet=quiet)
             with progress.stage("load"):
                 job = self.open()
@@ -127,7 +128,7 @@ def replay(
 ) -> Result:  # fmt: skip
     """Carries out a plan: the same plan, model, data and versions give the same bytes."""
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    with RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
+    with frugal(), RunFolder(out) as folder, folder.path("run.log").open("w", encoding="utf-8") as log:
         progress = Progress(log, quiet=quiet)
         with progress.stage("load"):
             options = Options(metric, train, plan.seed, trust)
@@ -149,6 +150,7 @@ def _written(job: Job, found: Found, folder: RunFolder, progress: Progress) -> R
     folder.path("plan.yaml").write_text(found.plan.to_yaml(), "utf-8")
     with progress.stage("verify"):
         report = account(job, found, compressed, folder)
+    give_back()
     report = replace(report, seconds={k: round(v, 3) for k, v in progress.seconds.items()})
     report.write_json(folder.path("report.json"))
     write_html(report, folder.path("report.html"))

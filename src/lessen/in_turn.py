@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .bench import Bench, Compressed, realize
+from .bench import Bench, Compressed, realize, waiting
 from .codings import Codebook, Coding, Dense, Grid, ScaledCodebook
 from .data import Part
 from .errors import LessenError
+from .memory import frugal
 from .models import Layer
 from .models.put import put_matrix
 from .plan import Treatment
@@ -43,6 +44,7 @@ def _fine(coding: Coding) -> bool:
     return isinstance(coding, Dense) or (isinstance(coding, Grid) and coding.bits >= 8)
 
 
+@frugal()
 def realize_in_turn(bench: Bench, treatments: Mapping[str, Treatment], batches: Iterable[Any]) -> Compressed:
     """`realize`, but every layer is coded for the inputs that it gets from the layers coded before it.
 
@@ -93,7 +95,7 @@ class _Turn:
         technique = self.techniques[layer.name]
         with fall_backs() as told:
             try:
-                coding = technique.encode(target, known)
+                coding = waiting(technique.encode(target, known))
             except LessenError:
                 coding = self.bench.coding(layer, technique)
         self.why[layer.name] = "; ".join((TOLD, *told))

@@ -15,6 +15,7 @@ from .data import Data, Metric, load_data, metric_for, metric_from, split
 from .data.scores import single
 from .errors import LessenError
 from .models import Model, load
+from .quantize import Dynamic
 from .statistics.losses import error_of_outputs, sampled_labels
 from .targets import Target
 from .targets import target as target_named
@@ -86,8 +87,20 @@ def open_job(model: Any, data: Any, budget: Any, target: Any, using: Any, option
     if chosen.against == "labels" and samples.labelled:
         with torch.no_grad():
             samples.check_against(_first(opened.module(*opened.inputs)))
+    techniques = named(using)
+    _executable(place, techniques if using is not None else ())
     lessons = None if train is None else load_data(train, seed=seed, like=opened.inputs, sizes=split.lessons)
-    return Job(opened, samples, chosen, Budget.of(budget), place, named(using), lessons, seed)
+    return Job(opened, samples, chosen, Budget.of(budget), place, techniques, lessons, seed)
+
+
+def _executable(place: Target, asked: tuple[Any, ...]) -> None:
+    """`LessenError` where something was named that the target can't do at all."""
+    wanted = [t for t in asked if (t if isinstance(t, type) else type(t)) is Dynamic]
+    if wanted and not place.executes:
+        raise LessenError(
+            f"{place.name} computes in float and rounds no inputs at run time", where="--using dynamic",
+            mend="--target onnxruntime or openvino; for a small file --using uniform",
+        )  # fmt: skip
 
 
 def example_like(model: Model) -> Any:

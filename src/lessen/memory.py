@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import gc
 import itertools
 import math
 import mmap
@@ -22,31 +23,89 @@ _OF_NETWORK = 2**16  # bytes: smaller parameters of a network that waits in a fi
 _ALIGNED = 16  # numbers
 _STRETCH = 2**20
 _MOST = 256  # arrays that lie in files at one time: each holds a file open
+_TRIM, _MMAP = -1, -3  # of glibc's mallopt
+_OWN_PAGES, _USUAL = 2**20, 2**25  # bytes
 
 
 def give_back() -> None:
+    """Collects what only refers to itself (graphs that were written), and returns freed pages to the machine.
+
+    Inside `frugal` the collection passes over all that was there before.
+    """
+    gc.collect()
+    trim()
+
+
+def trim() -> None:
     """Asks the C library to return freed pages (glibc keeps them, hundreds of MB after a batch of activations)."""
     rest()
     with contextlib.suppress(OSError, AttributeError):  # another C library: it does what it does
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def shelved(*shape: int) -> Tensor:
-    """A new float32 array of zeros in a temporary file: `rest` takes it out of memory until it is touched again.
+@contextlib.contextmanager
+def frugal() -> Iterator[None]:
+    """While this lasts, arrays of 1 MB and more get pages of their own, which go when the array goes (glibc).
+
+    Left alone, glibc raises that limit up to 32 MB with every large array that is freed: from then on activations lie
+    between small things that stay, and the gaps are kept. Measured, that is half of the memory above what lives.
+    Afterwards the limit is 32 MB, where it would have got to. Python objects that are there at the beginning are not
+    looked at by the garbage collector meanwhile (unless someone froze some already), so that it can be called often.
+    """
+    _frugal.append(None)
+    _limits(_OWN_PAGES)
+    frozen = not gc.get_freeze_count()
+    if frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if frozen:
+            gc.unfreeze()
+        _frugal.pop()
+        if not _frugal:
+            _limits(_USUAL)
+            trim()
+
+
+@contextlib.contextmanager
+def lavish() -> Iterator[None]:
+    """Suspends `frugal`: what is timed should not wait for new pages that it would not wait for elsewhere."""
+    _limits(_USUAL)
+    try:
+        yield
+    finally:
+        if _frugal:
+            _limits(_OWN_PAGES)
+            trim()
+
+
+_frugal: list[None] = []  # one for each that lasts
+
+
+def _limits(size: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP, size)
+        library.mallopt(_TRIM, 2 * size)
+
+
+def shelved(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A new array of zeros in a temporary file: `rest` takes it out of memory until it is touched again.
 
     Arrays under 1 MB are ordinary tensors, and so are all where the file can't grow or the system has no such maps.
     The file has no name, so that nothing is left behind; it goes with its tensor.
     """
-    size = 4 * math.prod(shape)
+    size = dtype.itemsize * math.prod(shape)
     region = _region(size) if size >= _LEAST else None
     if region is None:
-        return torch.zeros(shape)
-    return torch.from_numpy(np.frombuffer(region, np.float32, math.prod(shape)).reshape(shape))
+        return torch.zeros(shape, dtype=dtype)
+    return torch.from_numpy(np.frombuffer(region, np.uint8)).view(dtype).reshape(shape)
 
 
 def kept(values: Tensor) -> Tensor:
-    """A float32 tensor, moved to a file likewise."""
-    moved = shelved(*values.shape).copy_(values)
+    """A tensor moved to a file likewise."""
+    moved = shelved(*values.shape, dtype=values.dtype).copy_(values)
     rest()
     return moved
 
@@ -66,9 +125,9 @@ def twin(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def stretches(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of the rows of a matrix that hold about `_STRETCH` numbers: what is made of each is small."""
-    step = max(1, _STRETCH // max(columns, 1))
+def stretches(rows: int, columns: int, numbers: int = _STRETCH) -> Iterator[slice]:
+    """Slices of the rows of a matrix that hold about so many numbers: what is made of each is small."""
+    step = max(1, numbers // max(columns, 1))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

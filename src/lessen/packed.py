@@ -13,6 +13,7 @@ from .artifact import Exporter, coded_of
 from .bench import Compressed
 from .codings import Dense
 from .codings.container import write_lessen
+from .memory import give_back
 from .models.packed import SCALE, layout_of
 from .plan import Plan
 from .targets.packed import package_of
@@ -22,7 +23,9 @@ def write_artifact(exporter: Exporter, compressed: Compressed, path: Path, plan:
     """The file that runs; of the packed target the very file that is delivered, with what the original class needs."""
     if path.suffix == ".lessen":
         return write_packed(path, compressed, exporter.graph_of(compressed), plan)
-    return exporter.write(compressed, path)
+    written = exporter.write(compressed, path)
+    give_back()  # graphs refer to themselves: nobody else collects them soon
+    return written
 
 
 def write_packed(path: Path, compressed: Compressed, graph: ir.Model, plan: Plan) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import yaml
 
 from . import techniques
 from .errors import LessenError, did_you_mean
+from .quantize import AWQ, Dynamic
+from .refold import REFOLDS, Rotate
 from .technique import Technique, describe
 from .train import Training
 
 VERSION = 1
+ROUNDED = (None, 8, 16, "static", "dynamic", "token")
 _LIMIT = 64 * 2**20  # bytes of a plan file; a plan of ten thousand layers takes about 1 MB
 
 
@@ -25,11 +28,27 @@ class Treatment:
 
     Args:
         technique: how its weight is held; None keeps it as it is.
-        activations: bits of its quantized inputs (8), so that it runs on integers; None leaves them in float.
+        activations: how its inputs are rounded to 8 bits, so that it runs on integers; None leaves them in float. 8: to
+            ranges that calibration found, fixed or (ONNX Runtime, where a fixed one is far noisier) of every batch;
+            "static": always fixed; "dynamic": of every batch; "token": of every row, linear layers only, as "dynamic".
     """
 
     technique: Technique | None = None
-    activations: int | None = None
+    activations: int | str | None = None
+
+    @classmethod
+    def of(cls, technique: Technique) -> Treatment:
+        """What a technique asks for: `Dynamic`, alone or as the last step of a stack, says how inputs are rounded."""
+        steps = getattr(technique, "steps", (technique,))
+        if not isinstance(last := steps[-1], Dynamic):
+            return cls(technique)
+        held = replace(technique, steps=(*steps[:-1], last.weights)) if len(steps) > 1 else last.weights  # type: ignore[type-var]
+        return cls(held, last.activations)
+
+    @property
+    def at_run_time(self) -> bool:
+        """Whether the range of the activations is found while the network runs."""
+        return self.activations in ("dynamic", "token")
 
     def describe(self) -> dict[str, Any]:
         values = describe(self.technique) if self.technique else {"technique": "keep"}
@@ -50,6 +69,7 @@ class Plan:
         recover: settings of the fine-tuning, empty for none.
         tuned_widths: the narrower network was fine-tuned before it was coded; needs the same training data again.
         trained: how the network was trained before anything else; needs the same training data again.
+        refold: `AWQ` or `Rotate`: the weights are others before anything is coded, what is computed is not.
         smooth: strength of smoothing before anything is coded (`SmoothQuant`); None for none.
     """
 
@@ -64,6 +84,7 @@ class Plan:
     tuned_widths: bool = False
     trained: Training | None = None
     in_turn: bool = False
+    refold: AWQ | Rotate | None = None
 
     def to_yaml(self) -> str:
         """The plan as text; equal plans give equal text."""
@@ -73,6 +94,8 @@ class Plan:
             values["in_turn"] = True
         if self.recover:
             values["recover"] = dict(self.recover)
+        if self.refold is not None:
+            values["refold"] = describe(self.refold)
         if self.smooth is not None:
             values["smooth"] = self.smooth
         if self.trained is not None:
@@ -92,7 +115,7 @@ class Plan:
     def from_yaml(cls, text: str, where: str = "plan") -> Plan:
         """Reads a plan; an error names the line that is wrong."""
         values, lines = _parse(text, where)
-        known = {"lessen", "target", "seed", "model", "data", "in_turn", "recover", "smooth", "trained",
+        known = {"lessen", "target", "seed", "model", "data", "in_turn", "recover", "refold", "smooth", "trained",
                  "tuned_widths", "channels", "layers"}  # fmt: skip
         for key in values:
             if key not in known:
@@ -117,6 +140,7 @@ class Plan:
             smooth=_strength(values, where, lines),
             trained=_training(values.get("trained"), _at(where, lines, "trained")),
             in_turn=_flag(values, "in_turn", where, lines),
+            refold=_refold(values.get("refold"), _at(where, lines, "refold")),
         )
 
     @classmethod
@@ -204,12 +228,17 @@ def _treatment(value: Any, where: str) -> Treatment:
         raise LessenError(f"a layer's treatment must name its technique, not {value!r}", where=where)
     options = dict(value)
     activations = options.pop("activations", None)
-    if activations not in (None, 8, 16):
+    if isinstance(activations, bool) or activations not in ROUNDED:
         raise LessenError(
-            f"activations of {activations!r} bits can't be executed", where=where, mend="8, or leave it out"
-        )
+            f"activations of {activations!r} can't be executed", where=where,
+            mend="8, static, dynamic or token; or leave it out",
+        )  # fmt: skip
     technique = None if options == {"technique": "keep"} else techniques.build(options, where)
-    return Treatment(technique, activations)
+    own = Treatment() if technique is None else Treatment.of(technique)
+    if own.activations and activations not in (None, own.activations):
+        what = f"{options['technique']} rounds activations by {own.activations}, not {activations}"
+        raise LessenError(what, where=where, mend="leave activations out, or name Uniform")
+    return replace(own, activations=own.activations or activations)
 
 
 def _training(value: Any, where: str) -> Training | None:
@@ -217,6 +246,15 @@ def _training(value: Any, where: str) -> Training | None:
         return None
     if not isinstance(value, dict) or not hasattr(made := techniques.build(value, where), "fit"):
         raise LessenError(f"this trains nothing: {value!r}", where=where, mend="{technique: RigL, sparsity: 0.9}")
+    return made
+
+
+def _refold(value: Any, where: str) -> AWQ | Rotate | None:
+    if value is None:
+        return None
+    made = techniques.build(value, where) if isinstance(value, dict) else None
+    if not isinstance(made, REFOLDS):
+        raise LessenError(f"this folds nothing: {value!r}", where=where, mend="{technique: AWQ} or {technique: Rotate}")
     return made
 
 

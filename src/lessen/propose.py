@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from .errors import LessenError, did_you_mean
 from .memory import rest, stretches
 from .models import Layer
 from .plan import Treatment
+from .quantize.dynamic import check_at_run_time
 from .solve import Candidate
 from .statistics import Statistics
 from .technique import Technique
@@ -24,8 +27,9 @@ class Prices(Protocol):
     """What a target knows of costs."""
 
     def nbytes(self, layer: Layer, coding: Coding) -> int: ...
-    def seconds(self, layer: Layer, coding: Coding, integer: bool) -> float: ...
+    def seconds(self, layer: Layer, coding: Coding, integer: bool | str) -> float: ...
     def runs_integers(self, layer: Layer, coding: Coding) -> bool: ...
+    def finds_ranges(self, layer: Layer, coding: Coding) -> bool: ...
 
 
 def settings_of(using: Iterable[Any]) -> tuple[Technique, ...]:
@@ -83,12 +87,21 @@ def _samples(bench: Bench) -> list[Layer]:
 def _figures(bench: Bench, layer: Layer, technique: Technique, prices: Prices) -> tuple[float, float, float] | None:
     """(bytes, seconds, harm) of the layer held this way; None where it can't be."""
     try:
-        coding = bench.coding(layer, technique)
+        asked, coding = coded(bench, layer, technique)
     except LessenError:
         return None
     harm = bench.statistics.get(layer.name, Statistics()).harm(coding.decode() - layer.matrix)
-    integer = prices.runs_integers(layer, coding)
-    return (prices.nbytes(layer, coding), prices.seconds(layer, coding, integer), harm)
+    way: bool | str = str(asked.activations) if asked.at_run_time else True
+    able = prices.finds_ranges(layer, coding) if asked.at_run_time else prices.runs_integers(layer, coding)
+    return (prices.nbytes(layer, coding), prices.seconds(layer, coding, able and way), harm)
+
+
+def coded(bench: Bench, layer: Layer, technique: Technique) -> tuple[Treatment, Coding]:
+    """What a technique asks for, and the layer's weight held so; `LessenError` where the layer can't be."""
+    asked = Treatment.of(technique)
+    if asked.at_run_time:
+        check_at_run_time(layer, asked.activations)
+    return asked, bench.coding(layer, asked.technique or technique)
 
 
 def _beaten(mine: list[tuple[float, float, float] | None], other: list[tuple[float, float, float] | None]) -> bool:
@@ -124,38 +137,47 @@ def _candidates(
     found = [Candidate(layer.name, Treatment(), 0.0, prices.nbytes(layer, plain), prices.seconds(layer, plain, False))]
     for technique in techniques:
         try:
-            coding = bench.coding(layer, technique)
+            asked, coding = coded(bench, layer, technique)
         except LessenError:
             continue
         harm = statistics.harm(coding.decode() - matrix)
-        found.extend(_ways_to_run(layer, statistics, technique, coding, harm, prices))
+        found.extend(_ways_to_run(layer, statistics, asked, coding, harm, prices))
     rest()
     step(1)
     return found
 
 
 def _ways_to_run(
-    layer: Layer, statistics: Statistics, technique: Technique, coding: Coding, harm: float, prices: Prices
-) -> list[Candidate]:
-    """With quantized inputs where the target then runs integers, and with float inputs."""
+    layer: Layer, statistics: Statistics, asked: Treatment, coding: Coding, harm: float, prices: Prices
+) -> Iterator[Candidate]:
+    """With quantized inputs where the target then runs integers, and with float inputs; only as asked, if it is."""
     nbytes = prices.nbytes(layer, coding)
-    ways = [Candidate(layer.name, Treatment(technique), harm, nbytes, prices.seconds(layer, coding, False))]
-    if prices.runs_integers(layer, coding):
-        noisy = harm + activation_harm(layer, statistics)
-        ways.append(Candidate(layer.name, Treatment(technique, 8), noisy, nbytes, prices.seconds(layer, coding, True)))
-    return ways
+    able = prices.finds_ranges(layer, coding) if asked.at_run_time else prices.runs_integers(layer, coding)
+    if not asked.at_run_time:
+        yield Candidate(layer.name, asked, harm, nbytes, prices.seconds(layer, coding, False))
+    if able:
+        way = asked.activations or 8
+        noisy = harm + activation_harm(layer, statistics, way)
+        seconds = prices.seconds(layer, coding, str(way) if asked.at_run_time else True)
+        yield Candidate(layer.name, replace(asked, activations=way), noisy, nbytes, seconds)
 
 
-def activation_harm(layer: Layer, statistics: Statistics) -> float:
+def activation_harm(layer: Layer, statistics: Statistics, way: int | str = 8) -> float:
     """Predicted harm of rounding the layer's input to 8 bits: 1/2 sum_r G_r |w_r|^2 scale^2 / 12.
 
-    The rounding error counts as white and uniform on one step of the range [low, high] (Widrow 1956).
+    The rounding error counts as white and uniform on one step of the range (Widrow 1956): of all that was seen, or of
+    one token, where a channel whose second moment is H_cc reaches twice its root, and one of n alike is at
+    sqrt(2 log n) times it (a Gaussian's).
     """
-    step = (max(statistics.high, 0.0) - min(statistics.low, 0.0)) / 255
+    reach = (max(statistics.high, 0.0) - min(statistics.low, 0.0)) / 255
+    if way == "token" and statistics.H is not None:
+        moments = statistics.diagonal(layer.shape[1]).double()
+        most = max(4 * float(moments.max()), 2 * math.log(max(layer.shape[1], 2)) * float(moments.mean()))
+        reach = min(reach, 2 * math.sqrt(most) / 254)
     matrix = layer.matrix
     rows = torch.cat([matrix[s].double().square().sum(1) for s in stretches(*matrix.shape)])
     weight = torch.ones_like(rows) if statistics.G is None else statistics.G.double()
-    return float(0.5 * (weight * rows).sum()) * step * step / 12
+    return float(0.5 * (weight * rows).sum()) * reach * reach / 12
 
 
 def is_integer_grid(coding: Coding) -> bool:

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .data import load_data
-from .models import fold_and_trace, load
+from .errors import LessenError
+from .models import fold_batchnorm, load, trace
 from .models.exact import Refolded
 from .models.rescale import rescaled
+from .models.rotate import rotated
 from .quantize.awq import AWQ
+from .quantize.table import check_whole
 from .statistics import collect
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Hadamard rotations of all dimensions that allow it, folded into the weights (QuaRot: Ashkboos et al. 2024).
+
+    Outliers are spread over all channels; the network computes the same, without an operation more (`lessen.rotated`).
+
+    Args:
+        seed: of the signs.
+
+    >>> lessen.compress(model, data, "1%", using=(Rotate, Uniform))  # doctest: +SKIP
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("Rotate", "seed", self.seed, 0, 2**63 - 1)
+
+    @classmethod
+    def offers(cls) -> tuple[Rotate, ...]:
+        """One: other signs do as well."""
+        return (cls(),)
+
+
+REFOLDS = (AWQ, Rotate)
 
 
 def activation_aware(model: Any, data: Any, how: AWQ | None = None) -> Refolded:
@@ -26,16 +56,45 @@ def activation_aware(model: Any, data: Any, how: AWQ | None = None) -> Refolded:
     Returns:
         `.module`, the copy; `.folded`, the layers whose columns were scaled; `.left`, those that could not be, and why.
     """
-    chosen = how or AWQ()
+    return refold(model, data, how or AWQ())
+
+
+def refold(model: Any, data: Any, how: AWQ | Rotate) -> Refolded:
+    """The network with AWQ's scales or with rotations folded in; see `activation_aware`."""
     samples = load_data(data)
     opened = load(model).with_inputs(next(samples.calibration.batches(2)).inputs)
-    module, _, traced = fold_and_trace(opened.module, opened.inputs)
-    linear = {x.name: x for x in traced.layers if x.kind == "linear" and x.details.get("uses", 1) == 1}
-    known = collect(module, tuple(linear.values()), samples.calibration.batches(), fisher=0)
+    module, _ = fold_batchnorm(opened.module, opened.inputs)
+    return refolded(how, module, opened.inputs, samples.calibration.batches())
+
+
+def refolded(how: AWQ | Rotate, module: nn.Module, inputs: tuple[Tensor, ...], batches: Iterable[Any]) -> Refolded:
+    """A copy with other weights that computes the same.
+
+    Args:
+        module: in evaluation mode, batch norms folded; not changed.
+        inputs: a sample or two, to run it with.
+        batches: calibration samples.
+
+    Raises:
+        LessenError: nothing can be folded, groups don't divide the columns, or it does not run in float64.
+    """
+    try:
+        return rotated(module, inputs, how.seed) if isinstance(how, Rotate) else _scaled(how, module, inputs, batches)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise LessenError(f"it can't be run in float64, in which exactness is proved: {first}",
+                          where=type(how).__name__, mend=f"leave {type(how).__name__} out") from error  # fmt: skip
+
+
+def _scaled(how: AWQ, module: nn.Module, inputs: tuple[Tensor, ...], batches: Iterable[Any]) -> Refolded:
+    linear = {
+        x.name: x for x in trace(module, inputs).layers if x.kind == "linear" and x.details.get("uses", 1) == 1
+    }
+    known = collect(module, tuple(linear.values()), batches, fisher=0)
 
     def scale(names: Sequence[str]) -> Tensor | None:
         if any(n not in linear or n not in known for n in names):
             return None
-        return chosen.scale([linear[n] for n in names], known[names[0]])
+        return how.scale([linear[n] for n in names], known[names[0]])
 
-    return rescaled(module, opened.inputs, scale)
+    return rescaled(module, inputs, scale)

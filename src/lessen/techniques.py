@@ -10,6 +10,7 @@ from . import factorize, prune, quantize, share, stack, train
 from .errors import LessenError, did_you_mean
 from .prune.channels import Channels
 from .prune.depth import Depth
+from .refold import REFOLDS
 from .technique import Technique
 
 
@@ -30,11 +31,17 @@ def trainings() -> dict[str, type]:
             and m is not train.Sparsifier}  # fmt: skip
 
 
-def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
-    """What `--using` asks for: "uniform,kmeans", or techniques; None: all that offer something, but `Depth`."""
+def refolds() -> dict[str, type]:
+    """Name -> type of what changes weights, not what is computed, before they are coded: tried where it is named."""
+    return {t.__name__: t for t in REFOLDS}
+
+
+def named(names: str | Technique | type | Iterable[str | Technique | type] | None) -> tuple[Any, ...]:
+    """What `--using` asks for: "uniform,kmeans", techniques, or one; None: all that offer something, but `Depth`."""
     if names is None:
         return tuple(t for t in known().values() if t.offers() and t is not Depth)  # type: ignore[attr-defined]
-    words = [w.strip() for w in names.split(",") if w.strip()] if isinstance(names, str) else list(names)
+    names = names.split(",") if isinstance(names, str) else names if isinstance(names, Iterable) else (names,)
+    words = [w for w in (w.strip() if isinstance(w, str) else w for w in names) if w != ""]
     if not words:
         raise LessenError("no technique is named", where="--using", mend=did_you_mean("", known()))
     return tuple(_one(w) if isinstance(w, str) else _technique(w) for w in words)
@@ -42,7 +49,7 @@ def named(names: str | Iterable[str | Technique] | None) -> tuple[Any, ...]:
 
 def _technique(given: Any) -> Any:
     kind = given if isinstance(given, type) else type(given)
-    if kind not in known().values() and not hasattr(kind, "encode") and not hasattr(kind, "fit"):
+    if kind not in (*known().values(), *REFOLDS) and not hasattr(kind, "encode") and not hasattr(kind, "fit"):
         raise LessenError(
             f"{given!r} is not a technique", where="--using", mend="give types or instances: Uniform, Uniform(bits=4)"
         )
@@ -50,7 +57,7 @@ def _technique(given: Any) -> Any:
 
 
 def _one(word: str) -> type:
-    every = known() | trainings()
+    every = known() | trainings() | refolds()
     types = {name.lower(): t for name, t in every.items()}
     if word.lower() not in types:
         raise LessenError(f"unknown technique {word!r}", where="--using", mend=did_you_mean(word, every))
@@ -60,7 +67,7 @@ def _one(word: str) -> type:
 def build(values: dict[str, Any], where: str = "plan") -> Any:
     """The inverse of `technique.describe`: {"technique": "Uniform", "bits": 4} -> Uniform(bits=4)."""
     name = values.get("technique")
-    types = known() | trainings() | {"AsTrained": train.AsTrained}
+    types = known() | trainings() | refolds() | {"AsTrained": train.AsTrained}
     if not isinstance(name, str) or name not in types:
         raise LessenError(f"unknown technique {name!r}", where=where, mend=did_you_mean(str(name), types))
     fields = {f.name: f for f in dataclasses.fields(types[name])}

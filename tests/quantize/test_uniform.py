@@ -129,3 +129,13 @@ def test_where_it_falls_back_it_says_so(caplog: pytest.LogCaptureFixture) -> Non
     Uniform(4).encode(layer, hopeless)
     assert "here.weight" in caplog.text
     assert "singular" in caplog.text
+
+
+@pytest.mark.parametrize("technique", [Uniform(8), Uniform(4, 16), Uniform(3, "tensor"), Uniform(4, symmetric=False)])
+def test_large_layers_are_rounded_a_part_of_the_rows_at_a_time(technique: Uniform, monkeypatch) -> None:
+    layer, statistics, _ = problem(70, 48)
+    whole = technique.encode(layer, statistics)
+    monkeypatch.setattr("lessen.statistics.problem._MANY", 48 * 16)
+    parts = technique.encode(layer, statistics)
+    assert torch.equal(parts.codes, whole.codes) and torch.equal(parts.zero_point, whole.zero_point)
+    torch.testing.assert_close(parts.scale, whole.scale, rtol=1e-5, atol=0)

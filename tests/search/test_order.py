@@ -20,7 +20,7 @@ class Form:
     def __init__(self, suffers: float) -> None:
         self.suffers, self.asked = suffers, 0
 
-    def disturbance(self) -> float:
+    def disturbance(self, how: str) -> float:
         self.asked += 1
         return self.suffers
 

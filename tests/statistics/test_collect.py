@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lessen.errors import LessenError
+from lessen.memory import rest
 from lessen.models.layer import Layer
 from lessen.statistics import Statistics, collect, error_of_outputs, sampled_labels
 from lessen.statistics.fisher import SHRINKAGE
@@ -289,3 +291,35 @@ def test_losses_without_labels_are_deterministic_and_per_sample(global_seeds_unt
         assert loss(y).shape == (6,)
         assert torch.equal(loss(y), loss(y))
         assert torch.autograd.grad(loss(y).sum(), y)[0].abs().sum() > 0
+
+
+def test_convolutions_run_sample_by_sample_give_the_same_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = seeded(Convolutions())
+    layers = [
+        linear("first.weight", model, kind="conv"),
+        Layer("depth.weight", "conv", model.depth.weight.detach(), groups=8),
+        linear("last.weight", model),
+    ]
+    x = draw(5, 3, 12, 12)
+    found = [collect(model, layers, [x])]
+    monkeypatch.setattr("lessen.statistics.watch._LARGE", 0)
+    found.append(collect(model, layers, [x]))
+    for a, b in zip(found[0].values(), found[1].values(), strict=True):
+        assert a.samples == 5 and a.G is not None and b.G is not None and a.H is not None and b.H is not None
+        torch.testing.assert_close(a.H, b.H, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a.G, b.G, rtol=1e-5, atol=1e-12)
+
+
+@dataclass(frozen=True)
+class Sample:
+    inputs: tuple[Tensor, ...]
+
+
+def test_batches_are_held_for_later_with_their_values() -> None:
+    model = seeded(nn.Linear(1024, 4))
+    batch = Sample((draw(300, 1024),))  # 1.2 MB: it waits in a file
+    found = collect(model, [linear("weight", model)], [batch])["weight"]
+    assert found.gradients is not None
+    held = found.gradients.source.batches[0].inputs[0]
+    rest()
+    assert held is not batch.inputs[0] and torch.equal(held, batch.inputs[0])

@@ -81,7 +81,7 @@ def test_training_is_better_than_its_start_and_holds_to_its_grids(net: nn.Module
     before, start = fitted(net, kind(2, 3, epochs=0))
     after, trained = fitted(net, kind(2, 3, epochs=4, lr=3e-3, batch_size=32))
     assert error(net, after) < 0.9 * error(net, before)
-    assert len(trained.losses) == 60 and sum(trained.losses[-15:]) < sum(trained.losses[:15])
+    assert len(trained.losses) == 52 and sum(trained.losses[-13:]) < sum(trained.losses[:13])
     layers = {x.name: x for x in trace(net, (small.data(2)[0],)).layers}
     assert set(trained.codings) == set(layers) == set(start.codings)
     for name, layer in layers.items():
@@ -189,11 +189,10 @@ def test_two_bits_lean_to_either_side(net: nn.Module) -> None:
 
 
 def test_two_trainings_are_equal_and_seeds_are_not(net: nn.Module) -> None:
-    first, second, other = (
-        fitted(net, LSQ(2, 3, epochs=2, lr=3e-3, batch_size=32), seed)[0].state_dict() for seed in (0, 0, 1)
-    )
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    assert not all(torch.equal(first[k], other[k]) for k in first)
+    first, second, other = (fitted(net, LSQ(2, 3, epochs=2, lr=3e-3, batch_size=32), seed) for seed in (0, 0, 1))
+    states = [student.state_dict() for student, _ in (first, second)]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert first[1].losses == second[1].losses != other[1].losses
 
 
 def test_a_trained_network_can_be_copied_traced_and_saved(net: nn.Module) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lessen
 import small
@@ -25,6 +26,7 @@ from lessen.train import FineTune, copied
 from lessen.train.lsq import LSQ
 from lessen.train.method import Lesson
 from lessen.train.pact import PACT
+from lessen.train.qat_quantizer import FakeQuantize
 
 DATA = {"calibration": small.data(512, seed=4), "validation": small.data(64), "test": small.data(64, seed=2)}
 PART = load_data(DATA).calibration
@@ -42,17 +44,44 @@ def trained(net: nn.Module, method: LSQ) -> nn.Module:
     return student
 
 
-@pytest.mark.parametrize(("target", "bits"), [(OnnxRuntime(), 4), (OpenVINO(), 4)], ids=["onnxruntime", "openvino"])
+def with_the_files_rounding(student: nn.Module, path: Path) -> nn.Module:
+    """The simulation with the two roundings that only the file has, both read from it.
+
+    Runtimes pool in integers, so what a pool reads is quantized too, in a calibrated range. Biases are stored in int32
+    in units of (step of the input) x (step of the weight), which are coarse where weights have few bits.
+    """
+    twin, model = copy.deepcopy(student), ir.load(path)
+    stored = {n.inputs[0].name: n for n in model.graph if n.op_type == "DequantizeLinear"}
+    for name, node in stored.items():
+        if name.endswith(".bias_int32"):
+            with torch.no_grad():
+                twin.get_parameter(name.removesuffix("_int32")).copy_(decoded(node))
+    (pool,) = (n for n in model.graph if "Pool" in n.op_type)
+    step, zero = (float(v.const_value.numpy()) for v in pool.inputs[0].producer().inputs[1:])
+    read = FakeQuantize(torch.tensor(step), -int(zero), 255 - int(zero))
+    twin.get_submodule("7").register_forward_pre_hook(lambda _, args: (read(args[0]),))
+    return twin
+
+
+def decoded(node: ir.Node) -> Tensor:
+    codes, steps = (v.const_value.numpy().astype(np.float64) for v in node.inputs[:2])
+    return torch.tensor(codes * steps)
+
+
+@pytest.mark.parametrize(("target", "bits"), [(OnnxRuntime(), 8), (OnnxRuntime(), 2), (OpenVINO(), 4)])
 def test_the_file_computes_what_was_simulated(net: nn.Module, tmp_path: Path, target, bits: int) -> None:
+    """All but the two roundings that only the file has is equal; a value in a tie may go to the other side."""
     student = trained(net, LSQ(bits, 8, epochs=1))
     path = write_integers(student, tmp_path / "q.onnx", DATA, target)
     assert target.verify(path).share == 1.0
     x = small.data(200, seed=8)[0]
     with torch.no_grad():
-        wanted, float_one = student(x), net(x)
+        simulated, exact = student(x), with_the_files_rounding(student, path)(x)
     (got,) = target.session(path)([x])
-    assert (got - wanted).norm() < 0.02 * wanted.norm()
-    assert (got - wanted).norm() < 0.5 * (wanted - float_one).norm()  # nearer to its simulation than that to float
+    same = (got - exact).abs().amax(1) < 1e-4
+    assert int(same.sum()) >= 196
+    assert (got - exact).norm() < 0.1 * (got - simulated).norm()
+    assert (got - simulated).norm() < 0.01 * simulated.norm()
 
 
 def test_the_learned_ranges_are_in_the_file(net: nn.Module, tmp_path: Path) -> None:
@@ -93,7 +122,8 @@ def test_layers_that_run_on_integers_are_recovered_with_quantized_activations(ne
     recovery = recovery_for(job, plan)
     assert isinstance(recovery, PACT) and isinstance(recovery_for(Job(net, (Uniform,)), plan), LSQ)
     assert recovery_for(job, {n: Treatment(Uniform(3)) for n in plan}) == FineTune()
-    first, second = (made(job, bench, plan, plain(LSQ())) for _ in range(2))
+    settings = plain(LSQ(epochs=4, lr=3e-3, batch_size=32))
+    first, second = (made(job, bench, plan, settings) for _ in range(2))
     assert set(first.inputs) == {n for n, t in plan.items() if t.activations}
     assert set(first.module.state_dict()) == set(net.state_dict())
     for name, coding in first.codings.items():

@@ -55,7 +55,7 @@ class Grid:
     def decode(self) -> Tensor:
         rows, columns = self.shape
         grouped = self.codes.reshape(rows, self.scale.shape[1], -1).float()
-        values = (grouped - self.zero_point.float()[..., None]) * self.scale.float()[..., None]
+        values = grouped.sub_(self.zero_point.float()[..., None]).mul_(self.scale.float()[..., None])
         return values.reshape(rows, columns)
 
     def parts(self) -> dict[str, Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from ..memory import twin
 from .layer import Layer
 from .trace import Trace, trace
 
@@ -36,7 +36,7 @@ def fold_and_trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Mo
     found = _pairs(traced, module)
     if not found:
         return module, (), traced
-    folded = copy.deepcopy(module)
+    folded = twin(module)
     for layer, norm in found:
         _fold(folded, layer, norm)
     with torch.no_grad():

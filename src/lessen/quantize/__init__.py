@@ -1,6 +1,7 @@
 """Fewer bits for each weight: one file a technique."""
 
 from .awq import AWQ
+from .dynamic import Dynamic
 from .fixed_point import FixedPoint
 from .integer import IntegerNet
 from .integer_build import integer_net
@@ -11,6 +12,6 @@ from .qformat import QFormat, accumulator_bits
 from .uniform import Uniform
 
 __all__ = [
-    "AWQ", "FixedPoint", "IntegerNet", "LowFloat", "NormalFloat", "PowerOfTwo", "QFormat", "Uniform",
+    "AWQ", "Dynamic", "FixedPoint", "IntegerNet", "LowFloat", "NormalFloat", "PowerOfTwo", "QFormat", "Uniform",
     "accumulator_bits", "integer_net",
 ]  # fmt: skip

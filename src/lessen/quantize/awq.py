@@ -22,8 +22,8 @@ class AWQ:
     """Activation-aware scales (Lin et al. 2023, sec. 3.2, https://arxiv.org/abs/2306.00978) for weights to be rounded.
 
     s = size of the input^a, channel by channel, with the a in [0, 1] that leaves the least error in the outputs when
-    weight * s is rounded to nearest; the size is the root of the second moment (the paper: the mean magnitude). Used by
-    `lessen.activation_aware`, which folds s into the network.
+    weight * s is rounded to nearest; the size is the root of the second moment (the paper: the mean magnitude).
+    `lessen.activation_aware` folds s into the network; `lessen.compress` does where AWQ is among its techniques.
 
     Args:
         bits: 2 to 8, of the weights that s is for.
@@ -40,6 +40,11 @@ class AWQ:
         check_per("AWQ", self.per)
         if self.per == "tensor":
             raise LessenError("per='tensor'", where="AWQ", mend='give "channel" or columns per group')
+
+    @classmethod
+    def offers(cls) -> tuple[AWQ, ...]:
+        """For weights of four bits, a step for each output channel: any number of columns takes it."""
+        return (cls(per="channel"),)
 
     def scale(self, layers: Sequence[Layer], statistics: Statistics) -> Tensor:
         """s, float32 [columns], for layers that read one and the same input, whose statistics these are.

@@ -120,5 +120,5 @@ def _floored(p: Problem, grid: _Levels) -> Tensor:
 class _Shifts(_Levels):
     """A grid whose steps stay powers of two."""
 
-    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
-        return Q, F
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> None:
+        """They stay."""

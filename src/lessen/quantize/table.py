@@ -158,8 +158,9 @@ class _Scaled(_Levels):
 
         return round_to
 
-    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
-        return (Q, F) if self.fixed else super()._refit(p, Q, F, whole)
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> None:
+        if not self.fixed:
+            super()._refit(p, Q, F, whole)
 
     def _spread(self) -> Tensor:
         return self.scale.repeat_interleave(self.size, 1) if self.scale.shape[1] > 1 else self.scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ..codings import Grid
 from ..errors import LessenError
 from ..models.layer import Layer
 from ..statistics.evenly import Evenly
-from ..statistics.problem import Problem, descended, fed_back, problem
+from ..statistics.problem import Problem, descended, fed_back, many_rows, problem
 from ..statistics.second_order import Rounding, join
 from ..statistics.statistics import Statistics
 from .scale import fit, levels, unclipped
@@ -148,9 +148,10 @@ class _Levels:
         return cls(scale, zero, low - zero, high - zero, size, p.keep, (groups * rows, columns))
 
     def nearest(self, W: Tensor) -> Tensor:
-        scale, low, high = (t.repeat_interleave(self.size, 1) if t.shape[1] > 1 else t for t in self._bounds)
-        Q = torch.minimum(torch.maximum((W / scale).round_(), low), high).mul_(scale)
-        return Q if self.keep is None else Q * self.keep
+        scale, low, high = (t[:, :, None] for t in self._bounds)
+        Q = (W.unflatten(1, (scale.shape[1], -1)) / scale).round_()
+        Q = torch.minimum(torch.maximum(Q, low, out=Q), high, out=Q).mul_(scale).flatten(1, 2)
+        return Q if self.keep is None else Q.mul_(self.keep)
 
     @property
     def _bounds(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,28 +174,44 @@ class _Levels:
         return round_to
 
     def improve(self, p: Problem, Q: Tensor, sweeps: int) -> Tensor:
-        """Steps by least squares and codes by coordinate descent, in turn; the error never grows."""
+        """Steps by least squares and codes by coordinate descent, in turn; the error never grows. `Q` may be reused."""
+        parts = [] if not sweeps else list(many_rows(Q)) if self.scale.shape[2] > 1 else [slice(None)]
+        if len(parts) == 1:
+            return self._improved(p, Q, sweeps)
+        for rows in parts:
+            Q[:, :, rows] = self._of(rows)._improved(p.of(rows), Q[:, :, rows].contiguous(), sweeps)
+        return Q
+
+    def _of(self, rows: slice) -> _Levels:
+        """Views of what belongs to these rows of each group."""
+        scale, zero, low, high = (t[:, :, rows] for t in (self.scale, self.zero, self.low, self.high))
+        keep = None if self.keep is None else self.keep[:, :, rows]
+        return replace(self, scale=scale, zero=zero, low=low, high=high, keep=keep)
+
+    def _improved(self, p: Problem, Q: Tensor, sweeps: int) -> Tensor:
         assert p.H is not None
-        if not sweeps:
-            return Q
         F = p.H @ (p.W - Q)
         whole = p.H @ Q + F if self.scale.shape[1] == 1 else None  # H W: saves a product in each refit
         for sweep in range(sweeps):
             if sweep or whole is None:  # one step for many columns is right to begin with; those of groups gain
-                Q, F = self._refit(p, Q, F, whole)
-            else:
-                Q = Q.clone()
+                self._refit(p, Q, F, whole)
             descended(Q, F, p.H, self.rounding())
-        return self._refit(p, Q, F, whole)[0]
+        self._refit(p, Q, F, whole)
+        return Q
 
-    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The best step given the codes: scale * (1 + <Q, F> / <Q, H Q>), for each group of columns in its turn."""
+    def _refit(self, p: Problem, Q: Tensor, F: Tensor, whole: Tensor | None) -> None:
+        """The best step given the codes: scale * (1 + <Q, F> / <Q, H Q>), for each group of columns in its turn.
+
+        In place; what is held here is held for the whole layer.
+        """
         assert p.H is not None
         if whole is not None:
             HQ = whole - F
             grow = self._growth(p, Q, F, HQ)
             self.scale[:, 0] *= 1 + grow
-            return Q * (1 + grow[:, None]), F.addcmul_(HQ, grow[:, None], value=-1)
+            Q.mul_(1 + grow[:, None])
+            F.addcmul_(HQ, grow[:, None], value=-1)
+            return
         added = torch.empty_like(Q)
         for n in range(self.scale.shape[1]):
             here, before = slice(n * self.size, (n + 1) * self.size), slice(0, n * self.size)
@@ -202,7 +219,8 @@ class _Levels:
             grow = self._growth(p, Q[:, here], f, p.H[:, here, here] @ Q[:, here])
             self.scale[:, n] *= 1 + grow
             torch.mul(Q[:, here], grow[:, None], out=added[:, here])
-        return Q + added, torch.baddbmm(F, p.H, added, alpha=-1)
+        Q.add_(added)
+        F.baddbmm_(p.H, added, alpha=-1)
 
     def _growth(self, p: Problem, Q: Tensor, F: Tensor, HQ: Tensor) -> Tensor:
         gain, cost = ((Q * v).sum(1) * p.G_split[:, 0] for v in (F, HQ))
@@ -212,12 +230,12 @@ class _Levels:
 
     def coding(self, Q: Tensor, bits: int) -> Grid:
         """The grid that decodes to Q [groups, columns, rows / groups]."""
-        scale, zero = (t.repeat_interleave(self.size, 1) if t.shape[1] > 1 else t for t in (self.scale, self.zero))
-        codes = (Q / scale).round_().add_(zero)
+        scale, zero = (t[:, :, None] for t in (self.scale, self.zero))
         low, high = levels(bits)
-        kind = torch.int8 if bits <= 8 else torch.int16
+        codes = (Q.unflatten(1, (scale.shape[1], -1)) / scale).round_().add_(zero).clamp_(low, high)
+        codes = codes.to(torch.int8 if bits <= 8 else torch.int16).flatten(1, 2)
         return Grid(
-            join(codes.clamp_(low, high)).to(kind).contiguous(),
+            join(codes).contiguous(),
             _stored(self.scale, self.shape[0]),
             _stored(self.zero, self.shape[0]).to(torch.int16),
             bits,

@@ -18,7 +18,9 @@ def on_integers(solution: Solution, items: Mapping[str, Sequence[Candidate]], pr
 
 
 def _integer(pick: Candidate, candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate that holds the weight the same way and reads rounded inputs."""
+    """The candidate that holds the weight the same way and reads rounded inputs; itself, if it does."""
+    if pick.choice.activations:
+        return pick
     same = (c for c in candidates if c.choice.technique == pick.choice.technique and c.choice.activations)
     return next(same, pick) if pick.choice.technique is not None else pick
 

@@ -47,4 +47,5 @@ def plan_of(
     """The plan as it is written: layers that are kept are not in it."""
     worked = {name: t for name, t in treatments.items() if t.technique is not None}
     return Plan(job.target.name, worked, bench.channels, job.seed, job.model.sha256(), job.data.sha256(), recover,
-                bench.smooth, bool(bench.channels) and job.train is not None, bench.trained, in_turn)  # fmt: skip
+                bench.smooth, bool(bench.channels) and job.train is not None, bench.trained, in_turn,
+                bench.refold)  # fmt: skip

@@ -16,13 +16,16 @@ from ..plan import Plan, Treatment
 from ..propose import chosen_layers, settings_of
 from ..prune.channels import Channels
 from ..prune.depth import Depth
+from ..quantize import AWQ
+from ..quantize.dynamic import check_at_run_time
+from ..refold import Rotate
 from ..report import Progress
 from ..smoothing import smoothed_bench
 from ..targets.locate import locate_all
 from ..targets.recurrent import places
 from ..train import Sparsifier
 from ..verify import Judge
-from . import variants, widths
+from . import refolds, variants, widths
 from .found import Found
 from .order import forms
 from .prepare import prepared
@@ -64,6 +67,8 @@ def journey(
         prices = prices_of(job, exporter)
     track = Track(Workshop(job, judge, folder, progress), prices, allowed, rounds, bench)
     _look(job, track, bench, exporter, progress)
+    for how in refolds.asked(job):
+        _refold(job, track, how, progress)
     for ladder in ladders:
         _climb(job, track, ladder, progress)
     asked: tuple[Any, ...] = settings_of(job.using)
@@ -81,6 +86,16 @@ def _look(job: Job, track: Track, bench: Bench, exporter: Exporter, progress: Pr
     track.everywhere()
     if not track.integers_pay() and track.floats_pay(bench, exporter):
         track.risks.append(SLOWER)
+
+
+def _refold(job: Job, track: Track, how: AWQ | Rotate, progress: Progress) -> None:
+    """The same network in other weights: one more curve; the cheapest plan of all that hold is taken in the end."""
+    try:
+        bench = refolds.refolded_bench(job, how, progress)
+    except LessenError as error:
+        track.risks.append(f"{type(how).__name__} could not be used: {error.what}")
+        return
+    track.explore(bench, Exporter(job.target, bench, job.model.inputs, job.data.calibration))
 
 
 def _climb(job: Job, track: Track, ladder: Sequence[Sparsifier], progress: Progress) -> None:
@@ -130,9 +145,11 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
     macs = bench.traced.macs
     if plan.trained is not None:
         bench = variants.replayed(job, plan, progress)
+    elif plan.refold is not None:
+        bench = refolds.refolded_bench(job, plan.refold, progress)
     if plan.channels:
         bench = variants.inherited(widths.removed(job, bench, plan, progress), bench)
-    if plan.trained is not None or plan.channels:
+    if plan.trained is not None or plan.refold is not None or plan.channels:
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
     if plan.smooth is not None:
         variant = smoothed_bench(bench, exporter, plan.smooth)
@@ -142,5 +159,7 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
     for name in plan.layers:
         if name not in bench.layers:
             raise LessenError(f"the network has no layer {name!r}", where="plan", mend=did_you_mean(name, bench.layers))
+        if plan.layers[name].at_run_time:
+            check_at_run_time(bench.layers[name], plan.layers[name].activations)
     treatments = {name: plan.layers.get(name, Treatment()) for name in bench.layers}
     return Found(bench, exporter, judge, treatments, plan, macs_before=macs)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..artifact import Exporter
+from ..artifact import WAYS, Exporter
 from ..bench import Bench
 from ..job import Job
+from ..plan import Treatment
 from ..propose import settings_of
+from ..recover import coders
 from ..report import Progress
 from ..smoothing import is_worth_smoothing, smoothed_bench
+from ..targets import Execution
 
 NEGLIGIBLE = 1e-3  # squared error of the outputs by their squared size: 30 dB
 
@@ -33,9 +36,16 @@ def forms(job: Job, bench: Bench, exporter: Exporter, progress: Progress) -> Ite
         yield bench, exporter
         return
     with progress.stage("smooth"):
-        plain, smooth = exporter.disturbance(), tamed[1].disturbance()
+        way = _way(job)
+        plain, smooth = exporter.disturbance(way), tamed[1].disturbance(way)
     progress.note(f"rounded activations: {plain:.3g} of the outputs as they are, {smooth:.3g} smoothed")
     yield from (tamed, (bench, exporter)) if NEGLIGIBLE < plain > smooth else ((bench, exporter), tamed)
+
+
+def _way(job: Job) -> Execution:
+    """How inputs would be rounded: as all that is asked for agrees on, else to calibrated ranges."""
+    asked = {Treatment.of(t).activations for t in settings_of(coders(job.using))}
+    return "int8" if None in asked or not asked else WAYS[sorted(map(str, asked))[-1]]  # "token" where there are both
 
 
 def _smoothed(bench: Bench, exporter: Exporter, progress: Progress) -> tuple[Bench, Exporter] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artifact import Exporter
+from ..artifact import WAYS, Exporter
 from ..job import Job
 from ..models import Layer
 from ..propose import activation_harm
@@ -30,18 +30,30 @@ def as_measured(
 
     The same candidates where none does, or where rounding all activations hardly disturbs the outputs.
     """
-    rounding = [name for name, found in items.items() if any(c.choice.activations for c in found)]
-    if not rounding or exporter.disturbance() <= NEGLIGIBLE:
+    ways = _ways(items)
+    if not ways or max(exporter.disturbance(WAYS[way]) for way in ways) <= NEGLIGIBLE:
         return items
     measure = relative_entropy if job.loss is sampled_labels else half_squared_error
+    samples = _affordable(exporter.bench.traced.macs, sum(map(len, ways.values())))
+    harms: dict[tuple[str, int | str], float] = {}
     with progress.stage("sensitivity"):
-        answers = exporter.answers_rounded(rounding, _affordable(exporter.bench.traced.macs, len(rounding)))
-        harms = {name: measure(wanted, got) for name, wanted, got in answers}
-    worst = max(harms, key=lambda n: harms[n], default="")
-    progress.note(f"rounded activations measured layer by layer: {worst} does {harms.get(worst, 0.0):.3g} alone")
+        for way, rounding in ways.items():
+            answers = exporter.answers_rounded(rounding, samples, WAYS[way])
+            harms |= {(name, way): measure(wanted, got) for name, wanted, got in answers}
+    worst = max(harms, key=lambda n: harms[n], default=("", 0))
+    progress.note(f"rounded activations measured layer by layer: {worst[0]} does {harms.get(worst, 0.0):.3g} alone")
     bench = exporter.bench
     return {name: [_with(c, bench.layers[name], bench.statistics.get(name, Statistics()), harms) for c in found]
             for name, found in items.items()}  # fmt: skip
+
+
+def _ways(items: Mapping[str, Sequence[Candidate]]) -> dict[int | str, list[str]]:
+    """The layers that have candidates with inputs rounded this way, by way: 8, "dynamic", "token"."""
+    found: dict[int | str, list[str]] = {}
+    for name, candidates in items.items():
+        for way in dict.fromkeys(c.choice.activations for c in candidates if c.choice.activations):
+            found.setdefault(way, []).append(name)
+    return found
 
 
 def _affordable(macs: int, layers: int) -> int:
@@ -49,11 +61,14 @@ def _affordable(macs: int, layers: int) -> int:
     return max(_FEWEST, min(SAMPLES, int(_WORK // max(macs * layers, 1))))
 
 
-def _with(c: Candidate, layer: Layer, statistics: Statistics, harms: Mapping[str, float]) -> Candidate:
-    if not c.choice.activations or c.item not in harms:
+def _with(
+    c: Candidate, layer: Layer, statistics: Statistics, harms: Mapping[tuple[str, int | str], float]
+) -> Candidate:
+    way = c.choice.activations
+    if not way or (c.item, way) not in harms:
         return c
-    of_weight = max(c.harm - activation_harm(layer, statistics), 0.0)
-    return replace(c, harm=of_weight + harms[c.item])
+    of_weight = max(c.harm - activation_harm(layer, statistics, way), 0.0)
+    return replace(c, harm=of_weight + harms[c.item, way])
 
 
 def half_squared_error(wanted: Answers, got: Answers) -> float:

@@ -79,7 +79,8 @@ class Track:
         if (bench.channels or bench.trained) and not self._holds_in_float(bench, exporter):
             return False
         items = self._proposed(bench)
-        if any(c.choice.activations for candidates in items.values() for c in candidates):
+        ways = {c.choice.activations for candidates in items.values() for c in candidates}
+        if not ways <= {None, "dynamic", "token"}:
             with self.progress.stage("ranges"):
                 exporter.calibrate()
         with self.progress.stage("search", total=self.rounds) as step:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LessenError
+from ..memory import frugal
 from ..models.layer import Layer
 from .batches import after, count, cut, inputs_of
 from .both import Both
@@ -30,6 +31,7 @@ _ROOM = 2**24  # values that layers read in one batch that runs backwards, 64 MB
 _MOST_BACKWARD = 32  # samples
 
 
+@frugal()
 def collect(
     model: nn.Module,
     layers: Sequence[Layer],

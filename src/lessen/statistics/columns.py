@@ -61,8 +61,10 @@ def patches(x: Tensor, kernel: Sequence[int], conv: Convolution, rows: int, gene
     taken = _positions(x.shape, space, math.prod(kernel), conv.groups, rows, generator)
     index = torch.unravel_index(taken, space)
     picked = windows[(slice(None), slice(None), *index)]  # type: ignore[index] # [samples, channels, n, *kernel]
-    split = picked.reshape(x.shape[0], conv.groups, x.shape[1] // conv.groups, len(taken), -1)
-    return split.permute(1, 0, 3, 2, 4).reshape(conv.groups, x.shape[0] * len(taken), -1)
+    samples, channels = x.shape[:2]
+    del x, windows  # padded, a copy of the whole input
+    split = picked.reshape(samples, conv.groups, channels // conv.groups, len(taken), -1)
+    return split.permute(1, 0, 3, 2, 4).reshape(conv.groups, samples * len(taken), -1)
 
 
 def observations(x: Tensor, kernel: Sequence[int], conv: Convolution, rows: int) -> int:

@@ -35,6 +35,12 @@ class Evenly:
     keep: Tensor | None = None
     order: Tensor | None = None
 
+    def of(self, rows: slice) -> Evenly:
+        """For these rows alone."""
+        scale, low, high = (t if t.shape[1] == 1 else t[:, rows] for t in (self.scale, self.low, self.high))
+        keep = None if self.keep is None else self.keep[:, rows]
+        return Evenly(scale, low, high, self.size, keep, self.order)
+
     def columns(self, count: int) -> Iterator[tuple[np.ndarray, ...]]:
         """(scale, 1 / scale, low, high), and the mask if there is one, of each column in its turn."""
         parts = [t.numpy() for t in (self.scale, 1 / self.scale, self.low, self.high)]

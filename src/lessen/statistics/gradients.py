@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LessenError
+from ..memory import kept
 from ..models.layer import Layer
 from .batches import count, cut, inputs_of
 from .losses import tensors_of
@@ -71,11 +72,11 @@ class Gradients:
         self._versions = {name: w._version for name, w in self.weights.items()}
 
     def hold(self, batch: Any) -> None:
-        """Keeps a batch for later while few are kept."""
+        """Keeps a batch for later, in a file, while few are kept."""
         size = sum(x.nbytes for x in inputs_of(batch))
         samples, held = sum(map(count, self.batches)), sum(x.nbytes for b in self.batches for x in inputs_of(b))
         if not self.batches or (samples < _HELD and held + size <= _HELD_BYTES):
-            self.batches.append(batch)
+            self.batches.append(_shelved(batch))
 
     def get(self, kind: str, name: str) -> Tensor | None:
         """The sums "mean", "square" or "fisher" of one weight, in its own layout; None where no gradient arrives."""
@@ -136,6 +137,13 @@ class Gradients:
                     log.info("no gradients of single weights: %s", str(error).splitlines()[0])
                     return
                 yield {n: g for n, g in zip(names, found, strict=True) if g is not None}
+
+
+def _shelved(batch: Any) -> Any:
+    """The batch with its large inputs in a file, where it is a record that can be made anew."""
+    if not (is_dataclass(batch) and hasattr(batch, "inputs")) or isinstance(batch, type):
+        return batch
+    return replace(batch, inputs=tuple(kept(x) if x.dtype is torch.float32 else x for x in inputs_of(batch)))
 
 
 class Sums(dict[str, Tensor]):

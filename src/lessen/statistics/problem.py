@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import LessenError
+from ..memory import rest, stretches
 from ..models.layer import Layer
 from . import evenly
 from .evenly import Evenly
@@ -21,6 +22,7 @@ log = logging.getLogger("lessen")
 
 _RIDGE = 1e-3  # of the mean diagonal, at least
 _GLANCE = 64  # rows of a group that tell which of two roundings is better
+_MANY = 2**22  # weights that are worked on at once: 16 MB, and several times that
 _FLOOR = 1e-2  # of the mean: outputs that calibration found unimportant still count for something
 
 
@@ -80,6 +82,11 @@ class Problem:
         moved = E * self.diagonal[:, :, None] if self.H is None else self.H @ E
         return float(((E * moved).sum(1, dtype=torch.float64).clamp_min(0) * self.G_split[:, 0]).sum())
 
+    def of(self, rows: slice) -> Problem:
+        """The problem of these rows of each group alone."""
+        keep = None if self.keep is None else self.keep[:, :, rows]
+        return replace(self, W=self.W[:, :, rows].contiguous(), G=self.G_split[:, 0, rows].reshape(-1), keep=keep)
+
     def no_worse(self, Q: Tensor, than: Tensor, share: float = 1.0) -> bool:
         """Whether `Q` does at most this share of the other's harm; of large layers 64 rows of each group are asked."""
         step = slice(None, None, max(1, self.W.shape[2] // _GLANCE))
@@ -108,9 +115,18 @@ def fed_back(p: Problem, rounding: Callable[[Tensor], Rounding | Evenly], damp: 
     factor = p.factor(order, damp)
     if factor is None:
         return None
-    W, levels = p.W[:, order], rounding(order)
-    Q = evenly.feed_back(W, factor, levels) if isinstance(levels, Evenly) else feed_back(W, factor, levels)
-    return Q[:, order.argsort()]
+    levels = rounding(order)
+    if not isinstance(levels, Evenly):
+        return feed_back(p.W[:, order], factor, levels)[:, order.argsort()]
+    Q = torch.empty_like(p.W)
+    for rows in many_rows(p.W):
+        Q[:, order, rows] = evenly.feed_back(p.W[:, order, rows], factor, levels.of(rows))
+    return Q
+
+
+def many_rows(W: Tensor) -> Iterator[slice]:
+    """Slices of the rows of W [groups, columns, rows], each of which has its own problem: all, but of large layers."""
+    return stretches(W.shape[2], W.shape[0] * W.shape[1], _MANY)
 
 
 def descended(Q: Tensor, F: Tensor, H: Tensor, levels: Rounding | Evenly) -> None:
@@ -160,6 +176,7 @@ def problem(layer: Layer, statistics: Statistics) -> Problem:
     H = None if statistics.full is None else statistics.full.float() / size
     diagonal = diagonal / size
     if H is not None:
+        rest()  # the statistics' own
         H.diagonal(dim1=-2, dim2=-1).add_(ridge(columns, statistics.observations))
     G = statistics.row_weights(rows).float()
     keep = None if layer.mask is None else split(layer.mask.float(), groups)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..memory import give_back, shelved
+from ..memory import shelved, trim
 from ..models.layer import Layer
 from .aside import Aside
 from .batches import inputs_of
@@ -181,9 +181,9 @@ def _led(runs: list[list[_Run]], visit: Visit) -> tuple[str, ...]:
             return tuple(visited)
         if last is None or [s.place for s in last[0]] != [s.place for s in stops]:  # not query, key and value
             last = None  # its inputs go before the columns of the new ones come
-            give_back()  # every run has a heap of its own, which keeps what the layers before took
+            trim()  # every run has a heap of its own, which keeps what the layers before took
             last = (stops, _drift(stops, len(runs[0])))
-            give_back()
+            trim()
         visit(stops[0].layer, last[1])
         visited.append(stops[0].layer.name)
         del stops
@@ -290,7 +290,7 @@ class _Run(_Uses):
             self._error = error
         self.stop = None
         if self._mine:
-            give_back()
+            trim()
         self._arrived.release()
 
     def about_to_read(self, tensors: Iterable[Tensor], written: bool) -> None:
@@ -309,7 +309,7 @@ class _Run(_Uses):
             return
         self.stop = stop
         if self.aside.put(self._mine):
-            give_back()  # this thread has a heap of its own
+            trim()  # this thread has a heap of its own
         self._arrived.release()
         self._go.acquire()
         self._mine = self.aside.fetch(self._mine)

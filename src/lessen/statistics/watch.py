@@ -19,6 +19,7 @@ from ..models.layer import Layer
 from .columns import Convolution
 
 aten = torch.ops.aten
+_LARGE = 2**23  # bytes of a convolution's input
 
 
 class Observer(Protocol):
@@ -73,7 +74,7 @@ class Watch(TorchDispatchMode):
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The operator itself, after the observer was told."""
-        return func(*args, **kwargs)
+        return _sample_by_sample(func, args) if _large(func, args) else func(*args, **kwargs)
 
     def find(self, tensor: Tensor) -> Watched | None:
         """The watched weight that `tensor` is a view of."""
@@ -121,6 +122,26 @@ class Watch(TorchDispatchMode):
     def forget(self) -> None:
         """Between batches: memory is used again, so places mean nothing any more."""
         self._looked_up.clear()
+
+
+def _large(func: Any, args: Any) -> bool:
+    """Whether it is a convolution of so many samples that what its kernel makes on the way is worth sparing."""
+    x = args[0] if func is aten.convolution.default else None
+    return x is not None and len(x) > 1 and x.nbytes >= _LARGE and x.is_contiguous()
+
+
+def _sample_by_sample(func: Any, args: Any) -> Tensor:
+    """The same: kernels reorder input and output in copies, here of one sample at a time.
+
+    To the bit on the networks that this was measured on; very small ones may get another kernel for one sample.
+    """
+    whole: Tensor | None = None
+    for i, x in enumerate(args[0].split(1)):
+        y = func(x, *args[1:])
+        whole = y.new_empty((len(args[0]), *y.shape[1:])) if whole is None else whole
+        whole[i] = y[0]
+    assert whole is not None
+    return whole
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:

@@ -87,7 +87,7 @@ def calibrated(
     for count, seen in _counted(model, tensors, batches):
         samples += count
         for name, histogram in found.items():
-            histogram.add(seen[name])
+            histogram.add(seen.pop(name))  # each goes when it has been looked at
         if samples < next_look:
             continue
         _finite(found, model)
@@ -137,17 +137,23 @@ def _counted(
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """The same with the number of samples."""
     # As many threads as torch was told to use: more of them fight over a machine that has other work.
-    session = session_on(_exposed(model, tensors), intra_op_num_threads=torch.get_num_threads())
+    session = session_on(
+        _exposed(model, tensors), intra_op_num_threads=torch.get_num_threads(), enable_mem_pattern=False
+    )
     inputs = [i.name for i in session.get_inputs()]
-    outside = [n for n in tensors if n not in inputs]
     samples = 0
     for chunk in chunks(batches, fixed_batch(session)):
         samples += len(chunk[0])
         feed = dict(zip(inputs, chunk, strict=True))
-        seen = dict(zip(outside, session.run(outside, feed), strict=True)) if outside else {}
-        yield len(chunk[0]), {name: seen[name] if name in seen else feed[name] for name in tensors}
+        yield len(chunk[0]), _seen(session, feed, tensors)  # nothing of it stays here while the next is run
     if not samples:
         raise LessenError("there are no calibration samples", mend="give data")
+
+
+def _seen(session: Any, feed: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+    outside = [n for n in tensors if n not in feed]
+    made = dict(zip(outside, session.run(outside, dict(feed)), strict=True)) if outside else {}
+    return {name: made[name] if name in made else feed[name] for name in tensors}
 
 
 def chunks(batches: Iterable[Sequence[Any]], fixed: int | None) -> Iterator[tuple[Array, ...]]:

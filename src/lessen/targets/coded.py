@@ -10,10 +10,13 @@ from torch import Tensor
 
 from ..codings import Coding, Grid, LowRank
 from ..models.layer import Layer
+from .dynamic import can_be_live
 from .locate import INTEGER_OPERATORS, Site
 from .weights import fits_int8, is_float
 
-Execution = Literal["int8", "weight", "float"]
+Execution = Literal["int8", "static", "dynamic", "token", "weight", "float"]
+CALIBRATED: tuple[Execution, ...] = ("int8", "static")
+INTEGERS: tuple[Execution, ...] = (*CALIBRATED, "dynamic", "token")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +26,10 @@ class Coded:
     Args:
         layers: the layers of the plan.
         codings: how each one's weight is held, by layer name; a layer without one stays as it is.
-        execution: "int8" (integer weights and activations), "weight" (stored small, computed in float) or "float",
-            by layer name. What is not named gets `usual_execution`.
+        execution: by layer name. "int8": integer weights and activations, whose range is fixed by calibration, or found
+            in every batch where that is much better; "static": always fixed; "dynamic": found in every batch; "token":
+            in every row of the input. "weight": stored small, computed in float. "float". What is not named gets
+            `usual_execution`.
         fisher: of a layer's outputs, float [rows], by layer name; tells calibration which channels matter.
     """
 
@@ -39,7 +44,8 @@ class Coded:
         coding = self.codings.get(name)
         asked = self.execution.get(name) or usual_execution(site, coding)
         fits = coding is None or (isinstance(coding, Grid) and fits_int8(coding))
-        return "weight" if asked == "int8" and not (fits and runs_integers(site)) else asked
+        able = runs_integers(site) if asked in CALIBRATED else can_be_live(site)
+        return "weight" if asked in INTEGERS and not (fits and able) else asked
 
 
 def runs_integers(site: Site) -> bool:

@@ -101,27 +101,32 @@ class LayerCosts:
         self._path = cache_folder() / f"layer-costs-{self.target.name}-{_fingerprint(self.target)}.json"
         self._table = _read(self._path)
 
-    def prepare(self, model: ir.Model, layers: tuple[Layer, ...], inputs: Sequence[Tensor]) -> int:
+    def prepare(
+        self, model: ir.Model, layers: tuple[Layer, ...], inputs: Sequence[Tensor], more: Sequence[Execution] = ()
+    ) -> int:
         """Profiles what is not in the table yet; returns how many entries are new.
 
         Args:
             model: the float graph.
             inputs: at least one sample of each input.
+            more: ways to run linear layers besides the usual ones: "dynamic", "token".
         """
         before = len(self._table)
         sites = locate_all(model, layers)
         wanted = [x for x in layers if _has_cost(x) and x.name in sites and sites[x.name].uses]
-        ways: tuple[Execution, ...] = ("float", "int8", "weight")
+        ways: tuple[Execution, ...] = ("float", "int8", "weight", *more)
         for how in ways:
-            if any(_key(how, Shape.of(x)) not in self._table for x in wanted):
+            able = [x for x in wanted if how not in more or x.kind == "linear"]
+            if any(_key(how, Shape.of(x)) not in self._table for x in able):
                 for layer, seconds in profiled(self.target, model, layers, inputs, how).items():
-                    self._table.setdefault(_key(how, Shape.of(layer)), seconds)
+                    if how not in more or layer.kind == "linear":
+                        self._table.setdefault(_key(how, Shape.of(layer)), seconds)
         if len(self._table) > before:
             _write(self._path, self._table)
         return len(self._table) - before
 
-    def seconds(self, layer: Layer, coding: Coding | None = None, integer: bool = False) -> float:
-        """Time of the layer held this way; `integer` says that its activations are integers too.
+    def seconds(self, layer: Layer, coding: Coding | None = None, integer: bool | str = False) -> float:
+        """Time of the layer held this way; `integer` says that its activations are integers too, or how they get so.
 
         A shape that was not profiled gets the time of the nearest one of its family by the ratio of their MACs, and no
         more than one that is larger in every way.
@@ -130,9 +135,11 @@ class LayerCosts:
         if not _has_cost(layer):
             return 0.0
         how: Execution = "float" if coding is None or is_float(coding) else "int8" if integer else "weight"
+        if isinstance(integer, str) and how == "int8":
+            how = integer  # type: ignore[assignment]
         shape = Shape.of(layer)
         if isinstance(coding, LowRank):
-            return sum(self._seconds(s, h) for s, h in _halves(shape, coding, integer))
+            return sum(self._seconds(s, h) for s, h in _halves(shape, coding, bool(integer)))
         return self._seconds(shape, how)
 
     def remembered(self, what: bytes, measure: Callable[[], float]) -> float:

@@ -8,7 +8,7 @@ the samples beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -23,8 +23,9 @@ LINEAR = ("MatMul", "Gemm")
 
 
 def can_be_live(site: Site) -> bool:
-    """A plain product of an activation and a constant weight, read once."""
-    return len(site.uses) == 1 and site.layer.kind == "linear" and _plain(*site.uses[0])
+    """A plain product of an activation and a constant weight, read once, not in a branch."""
+    inside = all(node.graph is site.value.graph for node, _ in site.uses)
+    return len(site.uses) == 1 and inside and site.layer.kind == "linear" and _plain(*site.uses[0])
 
 
 def _plain(node: ir.Node, index: int) -> bool:
@@ -74,7 +75,8 @@ def _rounded(graph: ir.Graph, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value
     """The input's codes, scale and zero point; made once for all that read it."""
     for use in x.uses():
         if use.node.op_type == "DynamicQuantizeLinear":
-            return use.node.outputs[0], use.node.outputs[1], use.node.outputs[2]
+            codes, step, zero = use.node.outputs
+            return codes, step, zero
     node = ir.node("DynamicQuantizeLinear", [x], num_outputs=3, name=f"{x.name}_live")
     for value, what in zip(node.outputs, ("codes", "scale", "zero"), strict=True):
         value.name = f"{x.name}_{what}"
@@ -84,6 +86,18 @@ def _rounded(graph: ir.Graph, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value
     else:
         graph.insert_after(producer, node)
     return node.outputs[0], node.outputs[1], node.outputs[2]
+
+
+def round_live(graph: ir.Graph, readers: Iterable[tuple[ir.Node, int]]) -> None:
+    """Nodes whose weight stays float read their input as it is when it has been rounded to the batch's own range."""
+    for node, index in readers:
+        x = node.inputs[index]
+        assert x is not None
+        chain = Chain(graph, f"{node.name}_live")
+        rounded = chain.op("DequantizeLinear", *_rounded(graph, x))
+        rounded.type, rounded.shape = x.type, x.shape
+        graph.insert_before(node, chain.nodes)
+        node.replace_input_with(index, rounded)
 
 
 def live_in(placement: Placement, sites: Mapping[str, Site], ranges: Mapping[str, Range]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import LessenError, extra
+from ..memory import rest
+from .wire import pieces
 
 LARGEST = 2**31 - 2**20  # protobuf can't hold more than 2 GiB in one message
 _BESIDE = 2**24  # bytes of weights above which a graph goes to ONNX Runtime by files: in memory it takes four copies
@@ -65,12 +67,15 @@ def drop_unused(model: ir.Model) -> ir.Model:
 
 def serialized(model: ir.Model) -> bytes:
     """The bytes of the ONNX file."""
+    return b"".join(in_pieces(model))
+
+
+def in_pieces(model: ir.Model) -> Iterator[bytes]:
+    """The same one after the other, so that a large file need not lie in memory."""
     size = _weights(model)
     if size > LARGEST:
         raise LessenError(f"{size / 2**30:.1f} GiB of weights don't fit one ONNX file (at most 2 GiB)")
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]  # shapes in between: every runtime works them out, and they can be a tenth of a file
-    return bytes(proto.SerializeToString(deterministic=True))
+    return pieces(model)
 
 
 def _weights(model: ir.Model) -> int:
@@ -89,6 +94,7 @@ def session_on(model: ir.Model, **settings: Any) -> Any:
 
 def ort_session(source: bytes | str, **settings: Any) -> Any:
     """An ONNX Runtime session on the CPU that neither logs nor spins between calls."""
+    rest()  # what its weights were written from
     ort = extra("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 4

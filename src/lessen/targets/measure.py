@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import LessenError
+from ..memory import lavish, rest
 from .batching import first_samples
 from .calibrate import as_array
 from .ort import OnnxRuntime
@@ -85,10 +86,12 @@ def on_one_core(paths: Sequence[Path], inputs: Sequence[Tensor], target: Target,
 
 
 def _timed(sessions: Sequence[Session], few: tuple[Tensor, ...], batch: int, seconds: float) -> list[Latency]:
-    for session in sessions:
-        for _ in range(WARM_UP):
-            session(few)
-    return _summary(_rounds(sessions, few, seconds), batch)
+    rest()  # what the files were written from
+    with lavish():
+        for session in sessions:
+            for _ in range(WARM_UP):
+                session(few)
+        return _summary(_rounds(sessions, few, seconds), batch)
 
 
 def _rounds(sessions: Sequence[Session], inputs: Sequence[Tensor], seconds: float) -> np.ndarray:

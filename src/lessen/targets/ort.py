@@ -73,6 +73,10 @@ class OnnxRuntime:
     def session(self, path: Path, threads: int = 0) -> Session:
         return session_of(_existing(path), str(path), threads)
 
+    def scoring(self, path: Path, threads: int = 0) -> Session:
+        """The same without its plan of where activations go, which takes memory for all of them at once."""
+        return session_of(_existing(path), str(path), threads, enable_mem_pattern=False)
+
     def profile(self, path: Path, inputs: Sequence[Tensor], runs: int) -> Events:
         with tempfile.TemporaryDirectory() as folder:
             settings = {"enable_profiling": True, "profile_file_prefix": str(Path(folder) / "p")}
@@ -100,9 +104,9 @@ class OnnxRuntime:
         )
 
 
-def session_of(source: str | bytes, where: str, threads: int = 0) -> Session:
+def session_of(source: str | bytes, where: str, threads: int = 0, **settings: Any) -> Session:
     """An ONNX model, given as a path or as bytes, loaded."""
-    session = ort_session(source, intra_op_num_threads=threads)
+    session = ort_session(source, intra_op_num_threads=threads, **settings)
     inputs, outputs = session.get_inputs(), [o.name for o in session.get_outputs()]
     names = [i.name for i in inputs]
     first = inputs[0].shape[0] if inputs and inputs[0].shape else None

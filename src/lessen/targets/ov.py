@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..codings import Coding
 from ..errors import LessenError, extra
+from ..memory import rest
 from ..models.layer import Layer
 from . import onnx_file
 from .batching import batched
@@ -89,6 +90,7 @@ class OpenVINO:
         """The model as OpenVINO compiled it, for these input shapes if they are given."""
         if not Path(path).is_file():
             raise LessenError("no such file", where=str(path))
+        rest()  # what the file was written from
         core = extra("openvino", "openvino").Core()
         try:
             model = core.read_model(str(path))

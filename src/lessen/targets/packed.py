@@ -17,7 +17,7 @@ from ..codings.entropy import estimated_size
 from ..models.layer import Layer
 from ..models.packed import GAIN, GRAPH, graph_bytes, layout_of
 from .coded import Coded
-from .graph import array_of, copied, ort_session, serialized
+from .graph import array_of, copied, in_pieces, ort_session
 from .locate import locate_all
 from .onnx_file import write_whole
 from .ort import FLOAT, session_of
@@ -50,7 +50,7 @@ class Packed:
 
     def export(self, model: ir.Model, path: Path, coded: Coded | None, ranges: Mapping[str, Range]) -> Path:
         """A `.lessen` file that needs no class to be opened; without `coded` the float ONNX file, to compare with."""
-        return write_whole(Path(path), serialized(model) if coded is None else to_bytes(package_of(model, coded)))
+        return write_whole(Path(path), in_pieces(model) if coded is None else to_bytes(package_of(model, coded)))
 
     def onnx(self, path: Path) -> bytes:
         """The ONNX model inside."""

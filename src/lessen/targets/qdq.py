@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..codings import Coding, Grid
 from ..models.layer import Layer
+from .by_token import brought_to_one
+from .carried import carried
 from .chain import Chain
-from .coded import Coded
+from .coded import INTEGERS, Coded
 from .decode import decoded, laid_out, takes_nbits, write_nbits
-from .dynamic import live_in, write_live
+from .dynamic import live_in, round_live, write_live
 from .graph import array_of, constant, copied, drop_unused
 from .locate import Site, locate_all
 from .lowrank import expanded
@@ -35,8 +37,37 @@ def activations(model: ir.Model, coded: Coded, rules: Rules) -> Placement:
     model, coded = expanded(model, coded)
     model = copied(model)
     aliases = pooled(model)
-    sites = locate_all(model, coded.layers).values()
-    return place(model, [s for s in sites if coded.how(s) == "int8"], rules).without(aliases)
+    sites = locate_all(model, coded.layers)
+    own = _own_ranges(model.graph, coded, sites, rules)
+    return place(model, list(_integer(coded, sites, rules).values()), rules).without({*aliases, *own})
+
+
+def _integer(coded: Coded, sites: Mapping[str, Site], rules: Rules) -> dict[str, Site]:
+    """The layers that read a quantized tensor; those with a kernel that finds the range by itself do not."""
+    return {n: s for n, s in sites.items() if coded.how(s) in INTEGERS and not _finds_itself(coded, s, rules)}
+
+
+def _finds_itself(coded: Coded, site: Site, rules: Rules) -> bool:
+    """Whether it is to find its range in every batch, and there is a kernel that does."""
+    return rules.live and coded.how(site) == "dynamic"
+
+
+def _by_kernel(coded: Coded, sites: Mapping[str, Site], live: set[str], rules: Rules) -> dict[str, Site]:
+    """The layers whose kernel finds the range of its input: those that are to, and readers of what is live."""
+    readers = {n for n, s in sites.items() if coded.how(s) == "int8" and _read(s) in live}
+    return {n: s for n, s in sites.items() if n in readers or _finds_itself(coded, s, rules)}
+
+
+def _read(site: Site) -> str:
+    """The tensor that the layer's first reader multiplies the weight with."""
+    return str(site.uses[0][0].inputs[0].name)  # type: ignore[union-attr]
+
+
+def _own_ranges(graph: ir.Graph, coded: Coded, sites: Mapping[str, Site], rules: Rules) -> dict[str, Range]:
+    """Rewrites what finds its range in every token (or batch, where no kernel does); new tensors and their ranges."""
+    wanted = {n: s for n, s in sites.items() if coded.how(s) in ("dynamic", "token")}
+    wanted = {n: s for n, s in wanted.items() if not _finds_itself(coded, s, rules)}
+    return brought_to_one(graph, wanted, {n: coded.how(s) == "dynamic" for n, s in wanted.items()})
 
 
 def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules: Rules) -> ir.Model:
@@ -51,28 +82,32 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
     model = copied(model)
     ranges = {**ranges, **{new: ranges[old] for new, old in pooled(model).items() if old in ranges}}
     sites = locate_all(model, coded.layers)
-    integer = {n: s for n, s in sites.items() if coded.how(s) == "int8"}
+    ranges |= _own_ranges(model.graph, coded, sites, rules)
+    integer = _integer(coded, sites, rules)
     placement = place(model, list(integer.values()), rules)
     shared = {n: r for n, r in _shared_ranges(placement, ranges).items() if not r.empty}
     placement = placement.without(set(placement.tensors) - set(shared))  # nobody knows how far those reach
-    live = live_in(placement, integer, shared) if rules.live else set()
+    fixed = {_read(s) for s in integer.values() if coded.how(s) == "static"}
+    live = live_in(placement, integer, shared) - fixed if rules.live else set()
+    by_kernel = _by_kernel(coded, sites, live, rules)
     between = {n for n, s in sites.items() if n not in integer and _between(s, coded.codings.get(n), placement, rules)}
     for name, site in sites.items():
         if name in coded.codings:
             if name in between:
                 _write_int8(model.graph, site, coded.codings[name], shared)
-            elif coded.how(site) == "int8" and str(site.uses[0][0].inputs[0].name) in live:  # type: ignore[union-attr]
+            elif name in by_kernel:
                 _write_live(model.graph, site, coded.codings[name])
             else:
                 _write_weight(model.graph, site, coded, shared, rules)
-    write_recurrent(model.graph, coded)
+    write_recurrent(model.graph, coded, rules.live)
+    round_live(model.graph, [(s.uses[0][0], 0) for n, s in by_kernel.items() if n not in coded.codings])
     _write_pairs(model.graph, placement.without(live), shared, rules)
     rounded = {node for n in {*integer, *between} if n in coded.codings for node, _ in sites[n].uses}
     for name, readers in placement.readers.items():
         for node, index in readers:
             if node.op_type in rules.guards and index == 0 and node not in rounded:
                 _guard(model.graph, node, shared[name])
-    return drop_unused(model)
+    return drop_unused(carried(model))
 
 
 def _between(site: Site, coding: Coding | None, placement: Placement, rules: Rules) -> bool:
@@ -102,7 +137,7 @@ def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[st
 
 def _write_weight(graph: ir.Graph, site: Site, coded: Coded, ranges: Mapping[str, Range], rules: Rules) -> None:
     coding = coded.codings[site.layer.name]
-    if coded.how(site) == "int8":
+    if coded.how(site) in INTEGERS:
         _write_int8(graph, site, coding, ranges)
     elif is_float(coding):
         _write_float(site, coding)

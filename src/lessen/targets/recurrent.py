@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ..codings import Codebook, Coding, Dense, Grid
+from ..codings import Dense
 from ..models.layer import Layer
 from .chain import Chain
 from .coded import Coded
 from .decode import decoded
 from .graph import Array, array_of
+from .lstm import write_integer_lstm
+from .place import Place
 
 # gates of torch in the order that ONNX wants: i f g o -> i o f c, r z n -> z r h
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where a recurrent layer's weight lies.
-
-    Args:
-        layer: the layer.
-        node: the LSTM, GRU or RNN.
-        index: 1 for the weights of the input, 2 for those of the state.
-        direction: row of the initializer [directions, gates x hidden, columns].
-        rows: int64 [gates x hidden]; the initializer's rows are the layer's in this order.
-        order: the same by blocks of gates; (0,) where they are as they are.
-    """
-
-    layer: Layer
-    node: ir.Node
-    index: int
-    direction: int
-    rows: Tensor
-    order: tuple[int, ...]
-
-    def in_order(self, coding: Coding) -> Coding:
-        """The coding with its rows as the initializer has them."""
-        return _ordered(coding, self.rows)
 
 
 def places(graph: ir.Graph, layers: tuple[Layer, ...]) -> Iterator[Place]:
@@ -74,14 +50,21 @@ def _found(layer: Layer, array: Array, order: tuple[int, ...]) -> tuple[int, Ten
     return None
 
 
-def write_recurrent(graph: ir.Graph, coded: Coded) -> None:
-    """Every coded recurrent weight as nodes that decode it; runtimes do that once, when they load the file."""
+def write_recurrent(graph: ir.Graph, coded: Coded, integer: bool = False) -> None:
+    """Every coded recurrent weight as nodes that decode it; runtimes do that once, when they load the file.
+
+    Args:
+        integer: the runtime has an integer LSTM: one that shall find its ranges at run time becomes that.
+    """
     found: dict[tuple[int, int], dict[int, Place]] = {}
     for place in places(graph, coded.layers):
         if place.layer.name in coded.codings:
             found.setdefault((id(place.node), place.index), {})[place.direction] = place
-    for directions in found.values():
-        _write(graph, directions, coded)
+    for key, directions in found.items():
+        if integer and key[1] == 1 and write_integer_lstm(graph, directions, found.get((key[0], 2), {}), coded):
+            continue
+        if directions[next(iter(directions))].node.graph is not None:  # else it was replaced together with the other
+            _write(graph, directions, coded)
 
 
 def _write(graph: ir.Graph, directions: dict[int, Place], coded: Coded) -> None:
@@ -103,17 +86,3 @@ def _write(graph: ir.Graph, directions: dict[int, Place], coded: Coded) -> None:
     old = first.node.inputs[first.index]
     for use in list(old.uses()) if old is not None else ():  # the same layer may stand in several branches
         use.node.replace_input_with(use.idx, value)
-
-
-def _ordered(coding: Coding, rows: Tensor) -> Coding:
-    """The coding of the matrix with its rows in another order."""
-    if isinstance(coding, Grid):
-        each = coding.scale.shape[0] > 1
-        return replace(
-            coding, codes=coding.codes[rows], scale=coding.scale[rows] if each else coding.scale,
-            zero_point=coding.zero_point[rows] if each else coding.zero_point,
-        )  # fmt: skip
-    if isinstance(coding, Codebook):
-        table = coding.centroids
-        return replace(coding, indices=coding.indices[rows], centroids=table[rows] if len(table) > 1 else table)
-    return Dense(coding.decode()[rows])

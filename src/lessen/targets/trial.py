@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ import torch
 
 from .calibrate import calibrated, chunks, fixed_batch, maker
 from .clipping import live_noise, noise
-from .coded import Coded, Execution
+from .coded import INTEGERS, Coded, Execution
 from .dynamic import live_inputs
 from .graph import Array, session_on
 from .locate import Site, locate_all
@@ -25,6 +25,7 @@ from .ranges import Histogram, Importance, Range, Rule
 log = logging.getLogger("lessen")
 TRIED: tuple[Rule, ...] = ("mse", "weighted", "minmax")
 LIVE_GAIN = 4.0  # times less noise, before a range that is found in every batch is worth depending on it
+Inputs = TypeVar("Inputs", bound=Sequence[Any])  # of a few samples
 Answers = list[list[Array]]  # of each part of a few samples, each output
 SAMPLES = 16  # that the trials run
 
@@ -42,7 +43,7 @@ def ranges(
     if not tensors:
         return {}
     parts = chunks(batches, None)
-    head = _first(parts)
+    head = first(parts)
     seen = calibrated(model, tensors, itertools.chain(head, parts), importances(model, coded)).found
     _warn(model, seen)
     live = live_tensors(model, coded, rules)
@@ -51,9 +52,9 @@ def ranges(
     return _best(model, coded, rules, seen, live, head)
 
 
-def _first(parts: Iterable[tuple[Array, ...]], most: int = SAMPLES) -> list[tuple[Array, ...]]:
+def first(parts: Iterable[Inputs], most: int = SAMPLES) -> list[Inputs]:
     """The parts that the trials run: so many samples, or all if there are fewer."""
-    head: list[tuple[Array, ...]] = []
+    head: list[Inputs] = []
     samples = 0
     for part in parts:
         head.append(part)
@@ -117,7 +118,7 @@ def disturbance(
     model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]]
 ) -> float:
     """Squared error of the outputs by their squared size when activations are rounded to these ranges, weights not."""
-    head = _first(chunks(batches, None))
+    head = first(chunks(batches, None))
     return _error(_outputs(model, head), _rounded(model, coded, found, rules, head))
 
 
@@ -125,14 +126,14 @@ def answers_rounded(
     model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, batches: Iterable[Sequence[Any]],
     samples: int = SAMPLES,
 ) -> Iterator[tuple[str, Answers, Answers]]:  # fmt: skip
-    """(layer, outputs of the float graph, outputs with only its activations rounded) of each int8 layer in `coded`.
+    """(layer, outputs of the float graph, outputs with only its activations rounded) of each integer layer in `coded`.
 
     With those, what its place in the graph asks for is rounded: the sum that it is added to, the pool behind it.
     """
-    head = _first(chunks(batches, None), samples)
+    head = first(chunks(batches, None), samples)
     wanted, bare = _outputs(model, head), _bare(model, coded)
-    for name in [n for n, how in bare.execution.items() if how == "int8"]:
-        alone: dict[str, Execution] = {x.name: "int8" if x.name == name else "float" for x in bare.layers}
+    for name, how in [(n, how) for n, how in bare.execution.items() if how in INTEGERS]:
+        alone: dict[str, Execution] = {x.name: how if x.name == name else "float" for x in bare.layers}
         yield name, wanted, _outputs(quantized(model, replace(bare, execution=alone), found, rules), head)
 
 

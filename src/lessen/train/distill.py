@@ -29,19 +29,24 @@ class Distillation:
         if not 0 <= self.alpha <= 1 or not self.temperature > 0:
             raise LessenError(f"alpha {self.alpha} must lie in [0, 1] and temperature {self.temperature} above 0")
 
-    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
-        """A scalar loss; `student` and `teacher` [batch, ...], `labels` [batch] classes or the outputs' shape."""
-        taught = self._taught(student, teacher, labels)
+    def __call__(
+        self, student: Tensor, teacher: Tensor, labels: Tensor | None, spread: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """A scalar loss; `student` and `teacher` [batch, ...], `labels` [batch] classes or the outputs' shape.
+
+        `spread` is the variance that squared errors are relative to; None takes that of these outputs.
+        """
+        taught = self._taught(student, teacher, labels, spread)
         if labels is None or self.alpha == 1:
             return taught
         return (1 - self.alpha) * task_loss(student, labels) + self.alpha * taught
 
-    def _taught(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+    def _taught(self, student: Tensor, teacher: Tensor, labels: Tensor | None, spread: Tensor | None) -> Tensor:
         if labels is not None and is_classes(teacher, labels):
             T = self.temperature
             p, q = F.log_softmax(teacher.flatten(0, -2) / T, -1), F.log_softmax(student.flatten(0, -2) / T, -1)
             return F.kl_div(q, p, log_target=True, reduction="batchmean") * T * T
-        return F.mse_loss(student, teacher) / teacher.var().clamp_min(1e-8)
+        return F.mse_loss(student, teacher) / (teacher.var() if spread is None else spread).clamp_min(1e-8)
 
 
 def is_classes(outputs: Tensor, labels: Tensor) -> bool:

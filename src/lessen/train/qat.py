@@ -84,7 +84,9 @@ class QuantizationAware:
 
         Its weights decode from the codings returned, to the bit. Layers whose input can't be reached, and embeddings,
         have quantized weights and float inputs; `notes` names the former. What is returned is also the student's
-        attribute `quantized`, of which `write_integers` makes a file.
+        attribute `quantized`, of which `write_integers` makes a file. That gives what the student gives, but for two
+        roundings that only the file has: of what a layer without weights reads, like a pool, where the runtime
+        computes it in integers; and of biases, to multiples of (step of the input) x (step of the weight).
         """
         start = rounded(student, lesson.layers, lesson.part, self.grid)
         return self.fit_from(start if self.activations else replace(start, inputs=()), student, lesson)
@@ -92,8 +94,9 @@ class QuantizationAware:
     def fit_from(self, start: Start, student: nn.Module, lesson: Lesson) -> Quantized:
         """`fit` for a network that is coded already, whatever its codings; `bits` and `per` don't matter then.
 
-        Before the first epoch and after each one the student is judged on `lesson.check` (every tenth sample where
-        that is None, which then no step trains on); the best of these states is what is left, and be it the start.
+        Before the first epoch and after each one the student is judged on `lesson.check` (every tenth to fifth sample
+        where that is None, which then no step trains on). The end is what is left, unless an earlier state was better
+        on these samples by more than chance, or the end is no better than the start (`qat_kept`).
         """
         weights, inputs = self.slopes
         for module in student.modules():
@@ -113,7 +116,7 @@ class QuantizationAware:
         return told
 
     def _trained(self, student: Once, lesson: Lesson) -> tuple[list[float], tuple[str, ...]]:
-        """The loss of every step, and what to tell of the end; the student holds the best that was seen."""
+        """The loss of every step, and what to tell of the end; the student holds the state that is kept."""
         kept = Kept(student, lesson)
         taught = Taught(lesson, self.epochs, kept.look)
         settings = replace(self.settings, distillation=lesson.distillation)

@@ -1,4 +1,4 @@
-"""The best state of a network in training, judged on samples that no step trains on; its start is one of them."""
+"""Which state of a network in training is kept, judged on samples that no step trains on; its start is one of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from ..data import Batch, Part
 from .distill import first
 from .method import Lesson
 
-_SHARE, _MOST, _FEWEST = 10, 1000, 16  # one sample in so many is set aside, at most, at least
-_PIECE = 8  # samples whose loss is looked at together
+_FEWEST, _MOST = 128, 1000  # samples to judge by
+_SHARE, _LARGEST = 10, 5  # one sample in so many is set aside; at most one in so many, where that makes too few
+_ENOUGH = 160  # samples; of fewer none can be spared
+_SURE = 1.0  # standard errors
 
 
 def set_aside(lesson: Lesson) -> Lesson:
-    """The lesson with samples to judge by: every tenth of its own where it came without, or of few samples all."""
+    """The lesson with samples to judge by, those of its own where it came without.
+
+    Every tenth is set aside, up to every fifth where that makes less than 128, and never more than 1,000. Of fewer than
+    160 none is: then the judge sees what was trained on.
+    """
     if lesson.check is not None:
         return lesson
     part = lesson.part
-    every = max(_SHARE, -(-part.n // _MOST))
-    if part.n < _SHARE * _FEWEST:
+    if part.n < _ENOUGH:
         return replace(lesson, check=part)
+    every = max(min(_SHARE, part.n // _FEWEST), _LARGEST, -(-part.n // _MOST))
     aside = [torch.arange(block.n) % every == every - 1 for block in part.blocks]
     return replace(lesson, part=_rows(part, [~rows for rows in aside]), check=_rows(part, aside))
 
@@ -35,10 +41,12 @@ def _rows(part: Part, chosen: list[Tensor]) -> Part:
 
 
 class Kept:
-    """The parameters under which the student answered most like its lesson wants.
+    """Which of its states a student is left in: its start, its end, or one in between.
 
-    Training on few samples, or on a start that second moments have made good already, can end worse than it began. The
-    start is left only for a state that is better by more than one standard error over the samples set aside.
+    Training on few samples, or from a start that second moments have made good already, can end worse than it began.
+    The end is what counts, since a learning rate of 0 leaves the least noise; it gives way to the state with the least
+    mean loss only if that was better by a standard error of the difference, sample by sample, and either is left for
+    the start unless it is better than that by as much. (The least of many noisy means is mostly luck.)
 
     Args:
         student: in training; its parameters that ask for gradients are kept.
@@ -48,48 +56,62 @@ class Kept:
     def __init__(self, student: nn.Module, lesson: Lesson) -> None:
         self.student, self.lesson = student, lesson
         self.parameters = [p for p in student.parameters() if p.requires_grad]
-        self.looks: list[Tensor] = []  # losses of one state, [pieces]
-        self._best, self._wanted = (0, list[Tensor]()), list[Tensor]()
+        self.looks: list[Tensor] = []  # losses of one state, [samples]
+        self._held: dict[int, list[Tensor]] = {}  # parameters of the start and of the least mean loss, by look
+        self._wanted: list[Tensor] = []
+        self.chosen = 0
 
     @property
     def told(self) -> tuple[str, ...]:
-        """A note where the last state was not the best one."""
-        last, best = len(self.looks) - 1, self._best[0]
-        if best == last:
+        """A note where the end is not what is kept."""
+        last = len(self.looks) - 1
+        if self.chosen == last:
             return ()
-        when = f"what came after epoch {best} of {last}" if best else "training"
-        return (f"{when} made the loss on samples set aside no smaller; the state before it is kept",)
+        if not self.chosen:
+            return ("training made the loss on samples set aside no smaller; the state before it is kept",)
+        return (f"after epoch {self.chosen} of {last} the loss on samples set aside grew; the state before it is kept",)
 
     @torch.no_grad()
     def look(self) -> None:
-        """Judge the student as it is now, and keep its parameters if they are the best so far."""
+        """Judge the student as it is now, and remember its parameters if it may be wanted in this state."""
         self.looks.append(self._losses())
-        if len(self.looks) == 1 or self._better(self.looks[-1]):
-            self._best = (len(self.looks) - 1, self._copy())
+        now = len(self.looks) - 1
+        if now == 0 or now == self._least():
+            self._held = {i: held for i, held in self._held.items() if i == 0}
+            self._held[now] = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """The best parameters back into the student."""
-        for p, kept in zip(self.parameters, self._best[1], strict=True):
+        """The parameters of the state that is to be kept back into the student."""
+        last, least = len(self.looks) - 1, self._least()
+        end = least if self._surely(least, last) else last
+        self.chosen = end if self._surely(end, 0) else 0
+        for p, kept in zip(self.parameters, self._held.get(self.chosen, self.parameters), strict=True):
             p.copy_(kept)
 
-    def _better(self, losses: Tensor) -> bool:
-        won = self.looks[0] - losses
-        sure = float(won.mean()) > (float(won.std() / len(won) ** 0.5) if len(won) > 1 else 0.0)
-        return sure and float(losses.mean()) < float(self.looks[self._best[0]].mean())
+    def _least(self) -> int:
+        """The state after the start with the least mean loss."""
+        means = torch.stack(self.looks[1:] or self.looks).mean(1).nan_to_num(torch.inf)
+        return int(means.argmin()) + (len(self.looks) > 1)
 
-    def _copy(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters]
+    def _surely(self, better: int, than: int) -> bool:
+        """Whether one state is better than another by more than what may be chance."""
+        if bool(self.looks[than].isnan().any()):
+            return not bool(self.looks[better].isnan().any())
+        won = self.looks[than] - self.looks[better]
+        return float(won.mean()) > (_SURE * float(won.std() / len(won) ** 0.5) if len(won) > 1 else 0.0)
 
     def _losses(self) -> Tensor:
-        """Of the student, in pieces of a few samples: enough for the variance that some losses are measured by."""
+        """Of the student, sample by sample."""
         assert self.lesson.check is not None
-        found: list[Tensor] = []
         with torch.autocast("cpu", enabled=False):
-            for i, batch in enumerate(self.lesson.check.batches()):
-                rows = (first(self.student(*batch.inputs)), self._taught(i, batch), batch.labels)
-                found += [self.lesson.distillation(*piece) for piece in _pieces(*rows, batch.n)]
-        return torch.stack(found).double()
+            rows = [
+                (first(self.student(*batch.inputs)), self._taught(i, batch), batch.labels, batch.n)
+                for i, batch in enumerate(self.lesson.check.batches())
+            ]
+            spread = torch.cat([wanted.flatten() for wanted in self._wanted]).float().var()
+            judge = self.lesson.distillation
+            return torch.stack([judge(*of, spread) for row in rows for of in _samples(*row)]).double()
 
     def _taught(self, i: int, batch: Batch) -> Tensor:
         """What the teacher says of batch number i; asked once."""
@@ -98,13 +120,12 @@ class Kept:
         return self._wanted[i]
 
 
-def _pieces(
+def _samples(
     student: Tensor, teacher: Tensor, labels: Tensor | None, n: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Outputs of equally many samples each, at most twice as many; all at once where they do not lie by samples."""
+    """Outputs one sample at a time; all at once where they do not lie by samples."""
     if any(t is not None and (t.ndim == 0 or len(t) != n) for t in (student, teacher, labels)):
         yield student, teacher, labels
         return
-    count = max(1, n // _PIECE)
-    cut = (t.tensor_split(count) if t is not None else [None] * count for t in (student, teacher, labels))
+    cut = (t.split(1) if t is not None else [None] * n for t in (student, teacher, labels))
     yield from zip(*cut, strict=True)

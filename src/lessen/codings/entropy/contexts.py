@@ -33,10 +33,10 @@ class Contexts:
     def count(self) -> int:
         return len(self.cuts) + 1
 
-    def index(self) -> np.ndarray:
-        """The class of each element in row-major order, uint8 [rows * columns]."""
+    def index(self, part: slice = slice(None)) -> np.ndarray:
+        """The class of each element of these rows in row-major order, uint8 [rows * columns]."""
         of_sum = np.searchsorted(np.array(self.cuts), np.arange(2 * _MOST_LEVELS), side="right").astype(np.uint8)
-        return of_sum[self.rows.astype(np.int16)[:, None] + self.columns].reshape(-1)
+        return of_sum[self.rows[part].astype(np.int16)[:, None] + self.columns].reshape(-1)
 
     def write(self, encode: Callable[[np.ndarray], bytes]) -> bytes:
         streams = [encode(self.rows), encode(self.columns)]

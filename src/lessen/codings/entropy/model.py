@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from .contexts import Contexts
 
 _FOLDS = 6  # how many ways to leave low bits uncoded are tried
 _SYMBOLS_A_CONTEXT = 1024  # fewer don't earn a table
+_STRETCH = 1 << 20  # symbols looked at at once
 _LONG = 1 << 17  # symbols; with fewer the precision hardly matters
 # Bits a symbol that the coder wastes at the greatest precision, a quarter of that for each bit less: a state x stands
 # for x / f, which is cut to a whole number, and that is large only if frequencies are small beside the state.
@@ -39,19 +41,34 @@ class Model:
 
 
 def fit(symbols: np.ndarray, shape: tuple[int, ...], magnitude: np.ndarray | None = None) -> Model:
-    """The cheapest model of these symbols (uint16, flat, from 0 up).
+    """The cheapest model of these symbols (uint8 or uint16, flat, from 0 up).
 
     Args:
         shape: of the array they come from; the rows and columns of a matrix are used to predict.
         magnitude: integers >= 0 of that shape, how unusual each symbol is; by default its distance from the mode.
     """
-    counts = np.bincount(symbols)
+    counts = _counted(symbols)
     one = _one_table(counts)
     if len(shape) != 2 or min(shape) < 2 or symbols.size < 2 * _SYMBOLS_A_CONTEXT:
         return one
     if magnitude is None:
-        magnitude = np.abs(symbols.astype(np.int32) - int(counts.argmax())).reshape(shape)
+        mode = symbols.dtype.type(counts.argmax())
+        magnitude = (np.maximum(symbols, mode) - np.minimum(symbols, mode)).reshape(shape)
     return min(one, _by_context(symbols, magnitude, one), key=lambda m: m.bits)
+
+
+def stretches(n: int, unit: int = 1) -> Iterator[slice]:
+    """Slices of n things of so many symbols each: what numpy makes of a slice is eight bytes a symbol and more."""
+    step = max(1, _STRETCH // unit)
+    return (slice(start, start + step) for start in range(0, n, step))
+
+
+def _counted(symbols: np.ndarray) -> np.ndarray:
+    """How often each symbol occurs, int64."""
+    counts = np.zeros(int(symbols.max()) + 1, np.int64)
+    for part in stretches(symbols.size):
+        counts += np.bincount(symbols[part], minlength=counts.size)
+    return counts
 
 
 def _one_table(counts: np.ndarray) -> Model:
@@ -94,8 +111,11 @@ def _by_context(symbols: np.ndarray, magnitude: np.ndarray, one: Model) -> Model
     """The cheapest model of several tables, folded as `one` is."""
     rows, columns = contexts.levels(magnitude, 1), contexts.levels(magnitude, 0)
     width, sums = one.width, int(rows.max()) + int(columns.max()) + 1
-    of_sum = (rows.astype(np.int32)[:, None] * width + columns.astype(np.int32) * width).reshape(-1)
-    counts = np.bincount(of_sum + (symbols >> one.fold), minlength=sums * width).reshape(sums, width)
+    matrix, flat = symbols.reshape(magnitude.shape), np.zeros(sums * width, np.int64)
+    for part in stretches(rows.size, columns.size):
+        of_sum = rows[part].astype(np.int32)[:, None] * width + columns.astype(np.int32) * width
+        flat += np.bincount((of_sum + (matrix[part] >> one.fold)).reshape(-1), minlength=flat.size)
+    counts = flat.reshape(sums, width)
     side = symbols.size * one.fold + sum(64 + _one_table(np.bincount(s)).bits for s in (rows, columns))
     best, finest = replace(one, bits=np.inf), one.tables[0].fineness
     for count in (2, 4, 8, contexts.MAX_CONTEXTS):

@@ -30,7 +30,7 @@ _PLACES = np.arange(32, dtype=np.uint32)[::-1]
 
 
 def encode(frequency: np.ndarray, start: np.ndarray, precision: int, lanes: int) -> bytes:
-    """Code n symbols, given as their `frequency` and `start` (uint32 [n], of 2^precision in all).
+    """Code n symbols, given as their `frequency` and `start` (uint16 or uint32 [n], of 2^precision in all).
 
     Raises:
         ValueError: so many lanes that all symbols would be carried in their first states.
@@ -104,7 +104,7 @@ def _encode(x: np.ndarray, frequency: np.ndarray, start: np.ndarray, precision: 
     words, at = np.empty(n, "<u2"), n
     total, shift = np.uint32(1 << precision), np.uint32(32 - precision)
     for begin in range((n - 1) // lanes * lanes, -1, -lanes):
-        f = frequency[begin : begin + lanes]
+        f = frequency[begin : begin + lanes].astype(np.uint32)
         live = x[: f.size]
         full = live >= f << shift
         out = live[full]

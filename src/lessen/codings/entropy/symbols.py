@@ -26,14 +26,18 @@ def encode_plane(values: np.ndarray, magnitude: np.ndarray | None = None) -> byt
 
     `magnitude` (integers >= 0, same shape) tells how unusual each value is; by default its distance from the mode.
     """
-    raw = bytes([RAW]) + values.astype(values.dtype.newbyteorder("<")).tobytes()
-    if not values.size:
-        return raw
+    coded = _coded(values, magnitude) if values.size else b""
+    if 0 < len(coded) <= 1 + values.nbytes:
+        return coded
+    return bytes([RAW]) + values.astype(values.dtype.newbyteorder("<")).tobytes()
+
+
+def _coded(values: np.ndarray, magnitude: np.ndarray | None) -> bytes:
     low, high = int(values.min()), int(values.max())
     if low == high:
-        return min(bytes([CONSTANT]) + varint(zigzag(low)), raw, key=len)
+        return bytes([CONSTANT]) + varint(zigzag(low))
     symbols = _symbols(values, low)
-    return min(_write(symbols, low, model.fit(symbols, values.shape, magnitude)), raw, key=len)
+    return _write(symbols, low, model.fit(symbols, values.shape, magnitude))
 
 
 def plane_size(values: np.ndarray, magnitude: np.ndarray | None = None) -> int:
@@ -68,7 +72,10 @@ def _inside(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _symbols(values: np.ndarray, low: int) -> np.ndarray:
-    return (values.reshape(-1).astype(np.int32) - low).astype(np.uint16)
+    """Distances from the lowest value; unsigned numbers of the same width hold them all."""
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    native = np.ascontiguousarray(values.reshape(-1), values.dtype.newbyteorder("="))
+    return native.view(unsigned) - unsigned.type(low % (1 << 8 * unsigned.itemsize))
 
 
 def _lanes(fitted: Model) -> int:
@@ -83,11 +90,23 @@ def _write(symbols: np.ndarray, low: int, fitted: Model) -> bytes:
     if fitted.contexts:
         head += fitted.contexts.write(encode_plane)
     head += b"".join(t.write() for t in fitted.tables) + pack_bits(symbols, fold)
-    f, start = fitted.frequencies()
-    which = (symbols >> fold).astype(np.uint32)
-    if fitted.contexts:
-        which += fitted.contexts.index() * np.uint32(fitted.width)
-    return head + rans.encode(f.reshape(-1)[which], start.reshape(-1)[which], fitted.precision, lanes)
+    f, start = _of_each(symbols, fitted)
+    del symbols
+    return head + rans.encode(f, start, fitted.precision, lanes)
+
+
+def _of_each(symbols: np.ndarray, fitted: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Frequency and start of every symbol, uint16: at most 2^15."""
+    f, start = (t.astype(np.uint16).reshape(-1) for t in fitted.frequencies())
+    made, contexts = np.empty((2, symbols.size), np.uint16), fitted.contexts
+    rows, unit = (symbols.size, 1) if contexts is None else (contexts.rows.size, contexts.columns.size)
+    for part in model.stretches(rows, unit):
+        here = slice(part.start * unit, part.stop * unit)
+        which = (symbols[here] >> fitted.fold).astype(np.uint32)
+        if contexts is not None:
+            which += contexts.index(part) * np.uint32(fitted.width)
+        made[0, here], made[1, here] = f[which], start[which]
+    return made[0], made[1]
 
 
 def _read(reader: Reader, shape: tuple[int, ...], kind: int) -> np.ndarray:
