@@ -11,6 +11,8 @@ timed by turns with it: one sample, one thread.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -89,8 +91,8 @@ class Contest:
     runtime: str
     folder: Path
 
-    def rows(self, seconds: float) -> list[common.Row]:
-        """Everybody's figures."""
+    def rows(self) -> list[common.Row]:
+        """What everybody loses, and how large the files are; they stay in the folder."""
         job = Compression(self.task.network, self.task.parts, target=self.runtime, metric=self.task.metric).open()
         bench = prepared(job, Progress(quiet=True))
         exporter = Exporter(job.target, bench, job.model.inputs, job.data.calibration)
@@ -107,8 +109,16 @@ class Contest:
                 self._row(who, "integer_kernels", len(kernels.integer), "products",
                           note=f"of {len(kernels.integer) + len(kernels.floating)}"),
             ]  # fmt: skip
-        one = one_sample(job.data.test)
-        for who, t in zip(files, on_one_core(list(files.values()), one, job.target, seconds), strict=True):
+        (self.folder / "files.json").write_text(json.dumps({who: str(path) for who, path in files.items()}))
+        return found
+
+    def latency(self, seconds: float) -> list[common.Row]:
+        """How long each file in the folder takes, by turns."""
+        files = {who: Path(path) for who, path in json.loads((self.folder / "files.json").read_text()).items()}
+        job = Compression(self.task.network, self.task.parts, target=self.runtime, metric=self.task.metric).open()
+        found = []
+        times = on_one_core(list(files.values()), one_sample(job.data.test), job.target, seconds)
+        for who, t in zip(files, times, strict=True):
             found.append(self._row(who, "latency_ms", t.median, "ms", low=t.p10, high=t.p90))
             found.append(self._row(who, "speedup", t.ratio, "times float32", low=t.ratio_low, high=t.ratio_high))
         return found
@@ -123,8 +133,8 @@ class Contest:
             for way, activations in WAYS.items() if form is not None else ():
                 yield f"lessen/{way}{text}", self._written(*form, f"{way}{text}", activations)  # type: ignore[misc]
         yield "lessen/weights only", self._written(bench, exporter, "weights", None)
-        made = Compression(self.task.network, self.task.parts, "0.5%", (Dynamic,), self.runtime, self.task.metric).run()
-        yield "lessen", made.files["model.onnx"]
+        job = Compression(self.task.network, self.task.parts, "0.5%", (Dynamic,), self.runtime, self.task.metric)
+        yield "lessen", job.run(self.folder / "chosen").files["model.onnx"]
 
     def _written(self, bench: Bench, exporter: Exporter, name: str, activations: int | str | None) -> Path:
         kinds = ("linear", "recurrent") if activations == "dynamic" else ("linear",)
@@ -144,16 +154,39 @@ def main() -> None:
     parser = common.parser(__doc__ or "", "two layers with random weights")
     parser.add_argument("--tasks", default="minilm,lstm", help=f"of {', '.join([*TASKS, 'lstm', QUICK])}")
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))
+    parser.add_argument("--folder", type=Path, help="where the files stay")
+    parser.add_argument("--latency", action="store_true", help="only time the files that are in --folder, once more")
     options = parser.parse_args()
     tasks: dict[str, Callable[[], Task]] = {**TASKS, "lstm": lstm, QUICK: toy}
     for name in [QUICK] if options.quick else options.tasks.split(","):
         task = tasks[name]()
         for runtime in options.runtimes.split(","):
             started, what = time.perf_counter(), f"{name}, {runtime}"
-            with tempfile.TemporaryDirectory() as folder:
-                rows = Contest(what, task, runtime, Path(folder)).rows(0.3 if options.quick else 20.0)
+            with folder_for(options.folder, what) as folder:
+                contest = Contest(what, task, runtime, folder)
+                rows = (
+                    _kept(options.out or common.RESULTS / f"{NAME}.json", what) if options.latency else contest.rows()
+                )
+                rows += contest.latency(0.3 if options.quick else 20.0)
             common.show(rows)
             common.keep(options, NAME, what, rows, time.perf_counter() - started, ("transformers",))
+
+
+@contextlib.contextmanager
+def folder_for(asked: Path | None, what: str) -> Iterator[Path]:
+    """A folder that is kept, or one that is not."""
+    if asked is None:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+        return
+    folder = asked / what.replace(", ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def _kept(path: Path, what: str) -> list[common.Row]:
+    """The rows that a run before left, but for its times."""
+    return [r for r in common.rows(path) if r["what"] == what and r["figure"] not in ("latency_ms", "speedup")]
 
 
 if __name__ == "__main__":

@@ -115,10 +115,10 @@ class Contest:
             metric = self.job(runtime).metric
             ours = self.kept.score(f"{OURS} for {runtime}", runtime, metric)
             peers = {w: self.kept.score(w, runtime, metric) for w in self.kept.everyone() if w != FLOAT}
-            peers = {w: s for w, s in peers.items() if s is not None and not w.startswith(OURS)}
+            peers = {w: s for w, s in peers.items() if s and np.isfinite(s.value) and not w.startswith(OURS)}
             if ours is None or not peers:
                 continue
-            drops = {w: paired_drop(s, ours) for w, s in peers.items() if s is not None}
+            drops = {w: paired_drop(s, ours) for w, s in peers.items()}
             best = max(drops, key=lambda w: drops[w].value)
             low, high = (x if np.isfinite(x) else None for x in (drops[best].low, drops[best].high))
             self.kept.row(f"{OURS} for {runtime}", f"loss_over_best_peer_{runtime}", drops[best].value, "points",
@@ -187,7 +187,8 @@ class Contest:
         self.kept.row(who, f"loss_points_{runtime}", drop.value, "points", n=score.n, low=drop.low, high=drop.high,
                       note=self.task.says)  # fmt: skip
         for figure, (value, unit) in self.task.more(session).items():
-            self.kept.row(who, f"{figure}_{runtime}", value, unit)
+            known = {} if np.isfinite(value) else {"note": "not a number"}
+            self.kept.row(who, f"{figure}_{runtime}", None if known else value, unit, **known)
         self.kept.judged(who, runtime, score)
 
     def timed(self, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import numpy as np
 import torch
 
 from lessen.data import Metric, Score
-
-OUTSIDE = re.compile(r"/\S*/(?=\.cache/)")  # of a file's name: where this machine has the project
 
 
 class Kept:
@@ -105,6 +102,5 @@ class Kept:
 
 
 def _known(r: common.Row) -> common.Row:
-    """Without the interval of a score that is of all samples together (there is none), files by their names here."""
-    known = {k: v for k, v in r.items() if k not in ("low", "high") or math.isfinite(v)}
-    return known | {"note": OUTSIDE.sub("", known["note"])} if "note" in known else known
+    """Without the interval of a score that is of all samples together: there is none."""
+    return {k: v for k, v in r.items() if k not in ("low", "high") or math.isfinite(v)}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lessen
-from lessen import Compression, Dynamic, LessenError, Plan, Stack, Treatment, Uniform
+from lessen import SVD, Compression, Dynamic, LessenError, Plan, Stack, Treatment, Uniform
 from lessen.models import Layer
 from lessen.propose import activation_harm
 from lessen.prune import Magnitude
@@ -32,6 +33,13 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(torch.relu(self.first(x)))[:, 1:].mean(1)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A technique whose steps are a number."""
+
+    steps: int = 3
 
 
 def network() -> nn.Module:
@@ -76,6 +84,7 @@ def test_a_plan_says_how_inputs_are_rounded() -> None:
     assert Treatment.of(Dynamic(per="tensor")) == Treatment(Uniform(8), "dynamic")
     stacked = Treatment.of(Stack((Magnitude(0.5), Dynamic())))
     assert stacked == Treatment(Stack((Magnitude(0.5), Uniform(8))), "token")
+    assert Treatment.of(SVD(0.5)) == Treatment(SVD(0.5)) and Treatment.of(Taken()).activations is None  # type: ignore[arg-type]
     plan = Plan("onnxruntime", {"a": Treatment.of(Dynamic()), "b": Treatment(Uniform(), "static"), "c": stacked})
     assert Plan.from_yaml(plan.to_yaml()) == plan
     short = PLAN.replace("Uniform, activations: 8", "Dynamic, per: tensor")

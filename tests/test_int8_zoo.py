@@ -47,12 +47,6 @@ def test_ours_is_the_worse_of_its_two_files(modules, tmp_path: Path) -> None:
     assert all(r["who"] == "lessen" for r in kept.rows())
 
 
-def test_notes_name_files_as_they_lie_in_the_project(modules, tmp_path: Path) -> None:
-    kept = modules[0].Kept(tmp_path / "m", "m")
-    kept.failed("peer 1.0", "Error: /home/me/lessen/.cache/zoo/a b.onnx: refused, see .cache/zoo/log")
-    assert kept.rows()[0]["note"] == "Error: .cache/zoo/a b.onnx: refused, see .cache/zoo/log"
-
-
 def row(who: str, what: str, value: float | None, figure: str = "loss_points", low: float = -1.0) -> dict:
     return {"who": who, "what": what, "figure": figure, "value": value, "unit": "points", "low": low, "note": ""}
 

@@ -10,6 +10,7 @@ from typing import Any
 from .codings import Coding, Dense, LowRank
 from .errors import LessenError
 from .models import Layer
+from .plan import Treatment
 from .propose import Prices, is_integer_grid
 from .report import TechniqueForecast
 from .statistics import Statistics
@@ -108,16 +109,18 @@ def _tried(layers: Sequence[tuple[Layer, Layer]], setting: Any, prices: Prices) 
         whole = 4 * small.weight.numel()
         file += size * min(prices.nbytes(small, coding) / whole, 1)
         packed += size * min(Packed().nbytes(small, coding) / whole, 1)
-        after += _seconds(layer, coding, plain, prices)
+        after += _seconds(layer, coding, plain, prices, Treatment.of(setting))
     if not held:
         return None
     return _Share(file / total, packed / total, after / before if before else 1.0)
 
 
-def _seconds(layer: Layer, coding: Coding, plain: float, prices: Prices) -> float:
+def _seconds(layer: Layer, coding: Coding, plain: float, prices: Prices, asked: Treatment) -> float:
     if isinstance(coding, LowRank):
         rows, columns = coding.shape
         return plain * min(coding.rank * (rows + columns) / (rows * columns), 1)
+    if asked.at_run_time:
+        return prices.seconds(layer, coding, prices.finds_ranges(layer, coding) and str(asked.activations))
     integer = is_integer_grid(coding) and prices.runs_integers(layer, coding)
     return prices.seconds(layer, coding, integer)
 

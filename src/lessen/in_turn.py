@@ -92,6 +92,7 @@ class _Turn:
         target = layer.with_matrix(metric.corrected(layer.matrix))
         known = self.bench.statistics.get(layer.name, Statistics())
         known = replace(known, H=metric.Z, mean=drift.z, observations=drift.observations)
+        del metric  # and with it a second matrix of the inputs
         technique = self.techniques[layer.name]
         with fall_backs() as told:
             try:

@@ -86,10 +86,10 @@ def _prices(place: Target, module: nn.Module, traced: Trace, inputs: tuple[Tenso
         return TargetPrices(place), ""
     table = LayerCosts(place)
     try:
-        table.prepare(float_onnx(module, inputs, fixed=True), traced.layers, inputs)
+        table.prepare(float_onnx(module, inputs, fixed=True), traced.layers, inputs, ("dynamic", "token"))
     except LessenError as error:
         return TargetPrices(place), f"no times: {error.what}"
-    return TargetPrices(place, table), ""
+    return TargetPrices(place, table, frozenset(x.name for x in traced.layers if x.kind == "linear")), ""
 
 
 def _layer_row(layer: Layer, fits: Sequence[str], techniques: Collection[str]) -> LayerForecast:

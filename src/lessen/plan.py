@@ -14,6 +14,7 @@ from . import techniques
 from .errors import LessenError, did_you_mean
 from .quantize import AWQ, Dynamic
 from .refold import REFOLDS, Rotate
+from .stack import Stack
 from .technique import Technique, describe
 from .train import Training
 
@@ -39,11 +40,11 @@ class Treatment:
     @classmethod
     def of(cls, technique: Technique) -> Treatment:
         """What a technique asks for: `Dynamic`, alone or as the last step of a stack, says how inputs are rounded."""
-        steps = getattr(technique, "steps", (technique,))
-        if not isinstance(last := steps[-1], Dynamic):
-            return cls(technique)
-        held = replace(technique, steps=(*steps[:-1], last.weights)) if len(steps) > 1 else last.weights  # type: ignore[type-var]
-        return cls(held, last.activations)
+        if isinstance(technique, Dynamic):
+            return cls(technique.weights, technique.activations)
+        if isinstance(technique, Stack) and isinstance(last := technique.steps[-1], Dynamic):
+            return cls(replace(technique, steps=(*technique.steps[:-1], last.weights)), last.activations)
+        return cls(technique)
 
     @property
     def at_run_time(self) -> bool:

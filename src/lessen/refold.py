@@ -87,9 +87,7 @@ def refolded(how: AWQ | Rotate, module: nn.Module, inputs: tuple[Tensor, ...], b
 
 
 def _scaled(how: AWQ, module: nn.Module, inputs: tuple[Tensor, ...], batches: Iterable[Any]) -> Refolded:
-    linear = {
-        x.name: x for x in trace(module, inputs).layers if x.kind == "linear" and x.details.get("uses", 1) == 1
-    }
+    linear = {x.name: x for x in trace(module, inputs).layers if x.kind == "linear" and x.details.get("uses", 1) == 1}
     known = collect(module, tuple(linear.values()), batches, fisher=0)
 
     def scale(names: Sequence[str]) -> Tensor | None:

@@ -149,8 +149,8 @@ class Gates(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.LSTM(8, 16, batch_first=True, bidirectional=True)
-        self.second, self.head = nn.LSTM(32, 16, batch_first=True), nn.Linear(16, 3)
+        self.first = nn.LSTM(8, 48, batch_first=True, bidirectional=True)  # more weights than the exporter folds
+        self.second, self.head = nn.LSTM(96, 16, batch_first=True), nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.second(self.first(x)[0])[0])

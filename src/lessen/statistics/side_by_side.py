@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..memory import shelved, trim
+from ..memory import rest, shelved, trim
 from ..models.layer import Layer
 from .aside import Aside
 from .batches import inputs_of
@@ -69,11 +69,13 @@ class Drift:
 
     def centred(self) -> Drift:
         """Without the means: for a layer whose bias takes up what the means make."""
-        zz = self.z[:, :, None] * self.z[:, None]
-        torch.sub(self.Z, zz, out=zz)
-        xz = self.x[:, :, None] * self.z[:, None]
-        torch.sub(self.C, xz, out=xz)
-        return replace(self, Z=zz, C=xz)
+        made = []
+        for whole, mean in ((self.Z, self.z), (self.C, self.x)):
+            product = shelved(*whole.shape)
+            torch.mul(mean[:, :, None], self.z[:, None], out=product)
+            made.append(torch.sub(whole, product, out=product))
+            rest()
+        return replace(self, Z=made[0], C=made[1])
 
     def scaled(self, scale: Tensor) -> Drift:
         """Of the inputs x / scale, [columns]."""

@@ -151,9 +151,25 @@ def _optimized(model: ir.Model) -> ir.Model:
     _fold_transposes(model)
     with quiet():
         optimizer.optimize(model)
+        gates = _gates(model)
+        if gates:
+            optimizer.fold_constants(model, should_fold=lambda node: True if node in gates else None)
     _name_batch(model)
     _forget_sources(model)
     return drop_unused(model)
+
+
+def _gates(model: ir.Model) -> set[ir.Node]:
+    """What puts the weights of recurrent layers together: folded whatever their size, or nobody would find them."""
+    made = [n.inputs[i] for n in model.graph if n.op_type in ("LSTM", "GRU", "RNN") for i in (1, 2)]
+    found: set[ir.Node] = set()
+    while made:
+        value = made.pop()
+        node = None if value is None else value.producer()
+        if node is not None and node not in found:
+            found.add(node)
+            made += node.inputs
+    return found
 
 
 def _detach(model: ir.Model) -> None:
