@@ -141,7 +141,7 @@ def test_dynamic_quantization_is_asked_for_by_name(lessen, tmp_path):
     assert code == 0, complaint
     plan = (tmp_path / "out" / "plan.yaml").read_text()
     (tmp_path / "plan.yaml").write_text(f"{plan[: plan.index('layers:')]}layers: {{9.weight: {{technique: Dynamic}}}}")
-    code, said, complaint = lessen("apply", tmp_path / "plan.yaml", "net.py:net", "--data", "data.npz", "--out",
+    code, _, complaint = lessen("apply", tmp_path / "plan.yaml", "net.py:net", "--data", "data.npz", "--out",
                                    tmp_path / "again")  # fmt: skip
     assert code == 0, complaint
     assert "9.weight: {technique: Uniform, activations: token}" in (tmp_path / "again" / "plan.yaml").read_text()

@@ -12,7 +12,7 @@ from lessen.targets import Coded, OnnxRuntime, OpenVINO, float_onnx
 from lessen.targets.placement import Placement
 from lessen.targets.qdq import activations
 from lessen.targets.ranges import MIDDLE, Range
-from targets.small_nets import built, grid, layers_of, noise, seeded, sqnr
+from targets.small_nets import Block, built, exported, grid, layers_of, noise, seeded, sqnr
 
 X = noise(4, 3, 16, 16)
 
@@ -134,3 +134,30 @@ def test_a_centered_range_has_its_zero_in_the_middle() -> None:
     r = Range(-1.0, 3.0).centered
     assert r.zero_point == MIDDLE and r.high == 3.0 and r.scale == pytest.approx(3 / 127)
     assert Range(0.0, 3.0).centered == Range(0.0, 3.0)
+
+
+def test_queries_and_keys_are_codes_without_an_offset_where_integers_made_them(tmp_path):
+    tokens = torch.randint(0, 50, (8, 12), generator=torch.Generator().manual_seed(0))
+    module, layers, graph = exported(Block, tokens)
+    codings = {n.name: grid(n) for n in layers}
+    scores = {str(v.name) for n in graph.graph if n.op_type == "Softmax" for v in _behind_softmax(n).inputs if v}
+    assert len(scores) == 2
+    for target, wanted in ((OpenVINO(), scores), (OnnxRuntime(), set())):
+        coded = Coded(layers, codings)
+        placement = activations(graph, coded, target.rules)
+        assert placement.centered == scores & set(placement.tensors) == wanted
+    without = {n: c for n, c in codings.items() if not n.startswith("qkv")}
+    assert not activations(graph, Coded(layers, without), OpenVINO().rules).centered
+    ranges = OpenVINO().ranges(graph, coded, [(tokens,)])
+    path = OpenVINO().export(graph, tmp_path / "m.onnx", coded, ranges)
+    made = ir.load(path).graph
+    zeros = [n.inputs[2] for n in made if n.op_type == "QuantizeLinear" and str(n.inputs[0].name) in scores]
+    assert [z.const_value.dtype for z in zeros] == [ir.DataType.INT8] * 2
+    assert sqnr(module(tokens).detach(), OpenVINO().session(path)((tokens,))[0]) > 28
+
+
+def _behind_softmax(softmax: ir.Node) -> ir.Node:
+    node = softmax
+    while node.op_type != "MatMul":
+        node = next(v.producer() for v in node.inputs if v is not None and v.producer() is not None)
+    return node

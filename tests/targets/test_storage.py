@@ -195,7 +195,7 @@ def test_the_file_is_as_large_as_was_said_and_computes_what_was_said(target, way
     path = target.export(graph, tmp_path / "m.onnx", Coded(layers, codings, dict.fromkeys(codings, "weight")), {})
     base = target.export(graph, tmp_path / "base.onnx", None, {}).stat().st_size
     saved = sum(4 * n.weight.numel() - target.nbytes(n, codings[n.name]) for n in layers)
-    assert path.stat().st_size == pytest.approx(base - saved, rel=0.01, abs=1500)
+    assert path.stat().st_size == pytest.approx(base - saved, rel=0.015, abs=1500)
     twin = {n.name: n.from_matrix(codings[n.name].decode()) for n in layers}
     wanted = torch.func.functional_call(module, twin, (x,)).detach()
     got = target.session(path)((x,))[0]

@@ -60,7 +60,7 @@ class OpenVINO:
     def rules(self) -> Rules:
         return Rules(
             behind_convolutions=False, elementwise=("Add",),
-            pools=("GlobalAveragePool", "AveragePool", "ReduceMean"), gates=("Mul",), signed=True,
+            pools=("GlobalAveragePool", "AveragePool", "ReduceMean"), gates=("Mul",), signed=True, scores=True,
         )  # fmt: skip
 
     def nbytes(self, layer: Layer, coding: Coding) -> int:

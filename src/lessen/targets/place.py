@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 from torch import Tensor
 
-from ..codings import Codebook, Coding, Dense, Grid
+from ..codings import Codebook, Coding, Dense, Grid, ScaledCodebook
 from ..models.layer import Layer
 
 
@@ -47,4 +47,7 @@ def _ordered(coding: Coding, rows: Tensor) -> Coding:
     if isinstance(coding, Codebook):
         table = coding.centroids
         return replace(coding, indices=coding.indices[rows], centroids=table[rows] if len(table) > 1 else table)
+    if isinstance(coding, ScaledCodebook):
+        scale = coding.scale
+        return replace(coding, indices=coding.indices[rows], scale=scale[rows] if len(scale) > 1 else scale)
     return Dense(coding.decode()[rows])

@@ -132,6 +132,8 @@ def _shared_ranges(placement: Placement, ranges: Mapping[str, Range]) -> dict[st
     for name in placement.tensors:
         leader = placement.find(name)
         leaders[leader] = leaders[leader].joined(ranges[name]) if leader in leaders else ranges[name]
+    for name in placement.centered & set(leaders):
+        leaders[name] = leaders[name].centered
     return {name: leaders[placement.find(name)] for name in placement.tensors}
 
 
