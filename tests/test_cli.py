@@ -136,7 +136,7 @@ def test_apply_gives_the_same_bytes(lessen, done, tmp_path):
 
 
 def test_dynamic_quantization_is_asked_for_by_name(lessen, tmp_path):
-    code, said, complaint = lessen("compress", "net.py:net", "--data", "data.npz", "--max-drop", "5%", "--using",
+    code, _, complaint = lessen("compress", "net.py:net", "--data", "data.npz", "--max-drop", "5%", "--using",
                                    "dynamic,uniform", "--where", "9.*", "--out", tmp_path / "out")  # fmt: skip
     assert code == 0, complaint
     plan = (tmp_path / "out" / "plan.yaml").read_text()
