@@ -48,10 +48,12 @@ def test_the_report_s_row_of_the_layer_tells_it() -> None:
         def nbytes(self, layer, coding) -> int:
             return 1
 
-    class Anything:
-        target, predicted, why = Target(), {}, {}
+    here = bench()
 
-    done = realize(bench(), {"0.weight": Treatment(OptimalBrain(0.5)), "1.weight": Treatment(Uniform(8))})
+    class Anything:
+        bench, target, predicted, why = here, Target(), {}, {}
+
+    done = realize(here, {"0.weight": Treatment(OptimalBrain(0.5)), "1.weight": Treatment(Uniform(8))})
     rows = [_row(Anything, Anything, layer, done) for layer in done.layers.values()]
     assert [r.why for r in rows] == [f"stored small, computed in float; {TOLD}", "stored small, computed in float"]
 
