@@ -29,7 +29,7 @@ class Net:
         lessons: (seed, quick) -> what it is calibrated and trained on.
         score: (network, quick) -> points, higher is better.
         n: test samples.
-        epochs: by bits.
+        epochs: by bits; None: as many as the method takes by itself.
         lr: by bits; two-bit weights have a longer way to go.
         bfloat16: whether products are computed in bfloat16 while it trains (never when it is scored).
     """
@@ -40,7 +40,7 @@ class Net:
     score: Callable[[nn.Module, bool], float]
     n: int
     metric: str
-    epochs: Mapping[str, int]
+    epochs: Mapping[str, int | None]
     lr: Mapping[str, float]
     batch: int
     distillation: Distillation = field(default_factory=Distillation)
@@ -79,6 +79,10 @@ def silero() -> Net:
     input and state are quantized. Score: 100 x area under the ROC curve of frames. Test prompts are others than those
     that it is trained on, and it learns from the float network alone: that never saw these prompts, so with their
     labels the quantized one would not only recover what it lost but learn something new.
+
+    Steps and rate were chosen at W4A4 on a quarter of the training prompts, which these trials did not train on: the
+    error from the float network, two seeds, was 0.037 after 10 epochs with a rate of 0.003, 0.028 after 40, 0.012
+    after 40 with a rate of 0.001 (0.0004: 0.010 against 0.009 with one seed).
     """
     scenes = zoo.vad_task(10, SCENES, 0)
     test, rest = scenes[::4], [s for i, s in enumerate(scenes) if i % 4]
@@ -96,7 +100,7 @@ def silero() -> Net:
         return 100 * zoo.auc(torch.cat([net(w[None])[0] for w, _ in heard]), torch.cat([t for _, t in heard]))
 
     return Net(module, layers, lessons, score, sum(len(t) for _, t in test), "AUC",
-               dict.fromkeys(("W4A4", "W2A8"), 10), dict.fromkeys(("W4A4", "W2A8"), 3e-3), 16,
+               dict.fromkeys(("W4A4", "W2A8")), dict.fromkeys(("W4A4", "W2A8"), 1e-3), 16,
                Distillation(alpha=1.0))  # fmt: skip
 
 

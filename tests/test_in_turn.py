@@ -85,6 +85,15 @@ def test_it_is_deterministic_and_leaves_the_network_alone() -> None:
     assert made[0].treatments == treatments and first in made[0].why
 
 
+def test_what_is_not_coded_is_the_copy_s_own_afterwards() -> None:
+    bench, batches, _ = bench_of("dense")
+    layers = bench.traced.layers
+    made = realize_in_turn(bench, {layers[1].name: Treatment(Uniform(3))}, batches).module
+    for layer in layers:
+        mine, held = bench.module.get_parameter(layer.name), made.get_parameter(layer.name)
+        assert mine.data_ptr() != held.data_ptr() and torch.equal(mine, held) is (layer is not layers[1])
+
+
 def test_a_layer_that_the_data_never_passes_alone_is_coded_all_the_same() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from lessen.memory import frugal, kept, rest, shelved, stretches, twin
+from lessen.memory import frugal, kept, rest, shelved, stretches, trim, twin
 
 
 def resident() -> int:
@@ -116,6 +118,35 @@ def test_what_is_freed_inside_frugal_is_given_back_at_once() -> None:
         assert gc.get_freeze_count()
     assert inside < 16 and not gc.get_freeze_count() and not large
     assert gaps() > 32  # what it would be: this fails where the allocator is not glibc's
+
+
+def kept_by_threads(then: Callable[[], object]) -> int:
+    """MB that eight threads hold which have multiplied two matrices, do `then` what they like with them."""
+    a, arrived, go = torch.ones(1536, 1536), threading.Barrier(9), threading.Event()
+
+    def work() -> None:
+        torch.mm(a, a).sum().item()
+        then()
+        arrived.wait()
+        go.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    before = resident()
+    for thread in threads:
+        thread.start()
+    arrived.wait()
+    held = resident() - before
+    go.set()
+    for thread in threads:
+        thread.join()
+    return held
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not torch.backends.mkl.is_available(), reason="reads /proc; asks MKL")
+def test_threads_that_wait_keep_nothing_of_what_they_multiplied() -> None:
+    kept_by_threads(trim)  # the libraries' own pages
+    with frugal():
+        assert kept_by_threads(trim) < 10 < kept_by_threads(int)
 
 
 def test_frugal_leaves_alone_what_others_froze() -> None:

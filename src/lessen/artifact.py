@@ -16,6 +16,7 @@ from .codings import Coding, Dense, LowRank, Sparse
 from .data import Part
 from .plan import Treatment
 from .targets import Coded, Execution, Range, Smoothed, Target, float_onnx
+from .targets.affine import rewritten
 from .targets.coded import CALIBRATED
 from .targets.export import PERMUTED
 from .targets.learned import check_bits, with_learned
@@ -164,7 +165,7 @@ def _patched(graph: ir.Model, before: nn.Module, compressed: Compressed, gains: 
         value = made.graph.initializers.get(named(name)[0])
         if value is not None and value.const_value is not None:
             array = _arranged(new[name].detach().numpy(), value)
-            array = array * gains[str(value.name)] if value.name in gains else array
+            array = rewritten(value, array * gains[str(value.name)] if value.name in gains else array)
             value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
     return made
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,7 +60,8 @@ def realize_in_turn(bench: Bench, treatments: Mapping[str, Treatment], batches: 
     layers = [x for x in bench.traced.layers if x.name in coded]
     made = realize(bench, {n: t for n, t in treatments.items() if n not in {x.name for x in layers if _visitable(x)}})
     turn = _Turn(bench, coded, made.module)
-    visited = side_by_side(bench.module, made.module, [x for x in layers if _visitable(x)], batches, turn.visit)
+    with _as_one(bench.module, made.module, coded):
+        visited = side_by_side(bench.module, made.module, [x for x in layers if _visitable(x)], batches, turn.visit)
     left = {n: t for n, t in coded.items() if n not in visited and n not in made.codings}
     for name, technique in left.items():
         layer, statistics = bench.layers[name], bench.statistics.get(name, Statistics())
@@ -67,6 +69,21 @@ def realize_in_turn(bench: Bench, treatments: Mapping[str, Treatment], batches: 
         put_matrix(made.module, layer, turn.codings[name].decode(), statistics.mean, bench.scales.get(name))
     codings = {n: {**made.codings, **turn.codings}[n] for n in coded}
     return replace(made, codings=codings, treatments=dict(treatments), why={**made.why, **turn.why})
+
+
+@contextlib.contextmanager
+def _as_one(model: nn.Module, copy: nn.Module, coded: Collection[str]) -> Iterator[None]:
+    """Matrices that nothing is done to are read in the network itself: its copy's stay in their file."""
+    theirs, own = dict(model.named_parameters()), dict(copy.named_parameters(remove_duplicate=False))
+    done = {id(own[n]) for n in coded if n in own}
+    same = [(p, p.data, theirs[n].data) for n, p in copy.named_parameters() if p.ndim > 1 and id(p) not in done]
+    for p, _, other in same:
+        p.data = other
+    try:
+        yield
+    finally:
+        for p, before, _ in same:
+            p.data = before
 
 
 def _visitable(layer: Layer) -> bool:

@@ -13,6 +13,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ _ALIGNED = 16  # numbers
 _STRETCH = 2**20
 _MOST = 256  # arrays that lie in files at one time: each holds a file open
 _TRIM, _MMAP = -1, -3  # of glibc's mallopt
-_OWN_PAGES, _USUAL = 2**20, 2**25  # bytes
+_USUAL = 2**25  # bytes
+_TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
 
 
 def give_back() -> None:
@@ -37,23 +39,28 @@ def give_back() -> None:
 
 
 def trim() -> None:
-    """Asks the C library to return freed pages (glibc keeps them, hundreds of MB after a batch of activations)."""
+    """Asks the C library to return freed pages (glibc keeps them, hundreds of MB after a batch of activations).
+
+    MKL gives back what it packed matrices in: each thread that multiplied keeps some 10 MB.
+    """
     rest()
+    with contextlib.suppress(OSError, AttributeError):  # torch without MKL
+        ctypes.CDLL(_TORCH).mkl_serv_thread_free_buffers()
     with contextlib.suppress(OSError, AttributeError):  # another C library: it does what it does
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager
-def frugal() -> Iterator[None]:
-    """While this lasts, arrays of 1 MB and more get pages of their own, which go when the array goes (glibc).
+def frugal(pages: int = 2**20) -> Iterator[None]:
+    """While this lasts, arrays of 1 MB (`pages` bytes) and more get pages of their own, which go with them (glibc).
 
     Left alone, glibc raises that limit up to 32 MB with every large array that is freed: from then on activations lie
     between small things that stay, and the gaps are kept. Measured, that is half of the memory above what lives.
     Afterwards the limit is 32 MB, where it would have got to. Python objects that are there at the beginning are not
     looked at by the garbage collector meanwhile (unless someone froze some already), so that it can be called often.
     """
-    _frugal.append(None)
-    _limits(_OWN_PAGES)
+    _frugal.append(pages)
+    _limits(pages)
     frozen = not gc.get_freeze_count()
     if frozen:
         gc.freeze()
@@ -63,9 +70,8 @@ def frugal() -> Iterator[None]:
         if frozen:
             gc.unfreeze()
         _frugal.pop()
-        if not _frugal:
-            _limits(_USUAL)
-            trim()
+        _limits(_frugal[-1] if _frugal else _USUAL)
+        trim()
 
 
 @contextlib.contextmanager
@@ -76,11 +82,11 @@ def lavish() -> Iterator[None]:
         yield
     finally:
         if _frugal:
-            _limits(_OWN_PAGES)
+            _limits(_frugal[-1])
             trim()
 
 
-_frugal: list[None] = []  # one for each that lasts
+_frugal: list[int] = []  # of each that lasts
 
 
 def _limits(size: int) -> None:
@@ -119,9 +125,11 @@ def twin(module: nn.Module) -> nn.Module:
     places = [0, *itertools.accumulate(-(-p.numel() // _ALIGNED) * _ALIGNED for p in large)]
     room, memo = shelved(places[-1]).numpy(), dict[int, object]()
     for p, place in zip(large, places, strict=False):
-        held = torch.from_numpy(room[place : place + p.numel()]).view_as(p).copy_(p.detach())  # a storage of its own
-        memo[id(p)] = nn.Parameter(held, p.requires_grad)
-        rest()
+        held = torch.from_numpy(room[place : place + p.numel()])  # a storage of its own
+        for some in stretches(p.numel(), 1):
+            held[some] = p.detach().view(-1)[some]
+            rest()
+        memo[id(p)] = nn.Parameter(held.view_as(p), p.requires_grad)
     return copy.deepcopy(module, memo)
 
 

@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import onnx_ir as ir
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lessen
 import small
-from lessen import AWQ, Compression, LessenError, Plan, Rotate, Treatment, Uniform
+from lessen import AWQ, Compression, LessenError, Plan, Rotate, Treatment, Uniform, account, artifact
+from lessen.compression import Result
+from lessen.targets import float_onnx
 from lessen.techniques import named
 from test_replay import assert_same, block
 
 TOKENS = torch.randint(0, 50, (120, 12), generator=torch.Generator().manual_seed(0))
 FILES = ("model.lessen", "plan.yaml")
+COARSE = Uniform(3, feedback=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def briefly() -> Iterator[None]:
+    """Each network is exported once and nobody looks at the memory: most of what a run of a small network takes.
+
+    That an export always gives the same bytes others test.
+    """
+    made: dict[bytes, ir.Model] = {}
+
+    def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ir.Model:
+        weights = (v.numpy().tobytes() for v in module.state_dict().values())
+        key = b"".join((str(module).encode(), *weights))
+        if key not in made:
+            made[key] = float_onnx(module, inputs)
+        return made[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifact, "float_onnx", exported)
+        patch.setattr(account, "_memory", lambda job, path, inputs: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return Compression(block(), TOKENS, "1.2%", (COARSE,), "packed", rounds=2).run(tmp_path_factory.mktemp("a") / "run")
 
 
 @pytest.mark.parametrize("how", [AWQ(3, "channel"), Rotate(seed=7)], ids=lambda h: type(h).__name__)
-def test_one_is_taken_where_it_is_better_and_a_replay_gives_the_same_bytes(how, tmp_path) -> None:
+def test_one_is_taken_where_it_is_better_and_a_replay_gives_the_same_bytes(how, plain, tmp_path) -> None:
     """A channel that is forty times as loud as the others takes the steps of all: three bits are too few."""
-    coarse = Uniform(3, feedback=False)
-    plain = Compression(block(), TOKENS, "1.2%", (coarse,), "packed").run(tmp_path / "plain")
-    run = Compression(block(), TOKENS, "1.2%", (how, coarse), "packed").run(tmp_path / "run")
+    run = Compression(block(), TOKENS, "1.2%", (how, COARSE), "packed", rounds=2).run(tmp_path / "run")
     assert run.plan.refold == how and plain.plan.refold is None
     sizes = [r.files["model.lessen"].stat().st_size for r in (run, plain)]
     assert run.report.budget.met and sizes[0] < 0.95 * sizes[1], "the task no longer asks for it: make another"
@@ -54,9 +84,8 @@ def test_they_are_found_by_name_and_tried_only_then() -> None:
 
 
 def test_a_network_into_which_nothing_can_be_folded_is_compressed_without(tmp_path) -> None:
-    run = Compression(small.network().eval(), small.data(200)[0], "5%", (Rotate, Uniform(8)), "packed").run(
-        tmp_path / "run"
-    )
+    job = Compression(small.network().eval(), small.data(200)[0], "5%", (Rotate, Uniform(8)), "packed", rounds=1)
+    run = job.run(tmp_path / "run")
     assert run.plan.refold is None and run.plan.layers
     assert [r for r in run.report.risks if "Rotate could not be used" in r]
 

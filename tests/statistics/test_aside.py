@@ -35,6 +35,21 @@ def test_every_view_reads_what_was_there_before() -> None:
         assert torch.equal(x, wanted) and torch.equal(view, wanted[3:].t())
 
 
+def test_what_still_lives_in_the_end_is_in_memory() -> None:
+    with Aside([]) as away:
+        x = draw(600, 600)
+        away.put(keys_of(away, x))
+    assert torch.equal(x, draw(600, 600))
+
+
+def test_what_numpy_looks_at_stays() -> None:
+    with Aside([]) as away:
+        x = draw(600, 600)
+        seen = x.numpy()
+        away.put(keys_of(away, x))
+        assert (seen == draw(600, 600).numpy()).all()
+
+
 def test_what_was_written_over_is_kept_as_it_is_now() -> None:
     with Aside([]) as away:
         x = draw(600, 600)
@@ -74,7 +89,7 @@ def test_a_full_disk_is_answered_with_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Crossing(nn.Module):
-    """Values read again after several layers, views, an edit in place, and a value kept between two runs."""
+    """Values read again after several layers, views, an edit in place, numpy, and a value kept between two runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +103,7 @@ class Crossing(nn.Module):
         if self.kept is None or len(self.kept) != len(x):
             self.kept = torch.ones_like(z) * 0.5
         z = z * self.kept
-        z.add_(y[:, :-1])
+        z.add_(torch.from_numpy(y.numpy()[:, :-1]) if not y.requires_grad else y[:, :-1])
         pictures = self.conv(z[:, None]).mean(1)
         return self.c(torch.cat([pictures, z], 1))
 
@@ -112,6 +127,8 @@ def test_networks_side_by_side_see_the_same(least: int, monkeypatch: pytest.Monk
         nets[1].get_parameter(layer.name).mul_(0.9)
 
     assert side_by_side(*nets, layers, batches, visit) == ("a.weight", "b.weight", "conv.weight", "c.weight")
+    for net in nets:
+        assert net.kept is not None and torch.equal(net.kept, torch.full((4, 8, 32), 0.5))
     seen: dict[int, list[Tensor]] = {0: [], 1: []}
     for n, net in enumerate(nets):
         net.c.register_forward_pre_hook(lambda m, args, n=n: seen[n].append(args[0].detach().reshape(-1, 32)))

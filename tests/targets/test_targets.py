@@ -24,6 +24,7 @@ from lessen.targets import (
 )
 from lessen.targets.costs import LayerCosts, Shape
 from lessen.targets.onnx_file import write_whole
+from lessen.targets.target import typical
 from targets.small_nets import Block, Residual, built, exported, grid, layers_of, noise, sqnr
 
 X = noise(12, 3, 32, 32)
@@ -194,3 +195,16 @@ def test_smoothing_keeps_the_function_and_helps_outliers(tmp_path):
         assert len(t.verify(path).integer) == 4
     assert results["smooth"] > results["plain"] + 3
     assert set(smooth.scales) == {"qkv.weight", "out.weight", "up.weight", "down.weight"}
+
+
+def test_a_run_that_leaves_an_event_out_shifts_no_other():
+    """OpenVINO reports nothing of a node that took less than a microsecond: its neighbours' times are their own."""
+    whole = [(False, 1e-6, "reshape"), (True, 8e-3, "large"), (True, 2e-3, "small"),
+             (False, 5e-6, "loop"), (False, 9e-6, "loop")]  # fmt: skip
+    part = [(product, seconds * 1.1, name) for product, seconds, name in whole[1:]]
+    found = typical([part, whole, part, part, part, part, part, part])
+    assert [name for *_, name in found] == ["reshape", "large", "small", "loop", "loop"]
+    assert [seconds for _, seconds, _ in found] == pytest.approx([0.0, 8.8e-3, 2.2e-3, 5.5e-6, 9.9e-6])
+    assert [product for product, *_ in found] == [False, True, True, False, False]
+    assert typical([whole, part, whole, whole])[0][1] == 1e-6
+    assert typical([]) == []

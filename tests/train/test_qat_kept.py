@@ -120,6 +120,30 @@ def test_the_end_is_not_left_for_what_may_be_chance_either() -> None:
     assert student.b.item() == pytest.approx(0.8) and kept.chosen == 2 and not kept.told
 
 
+class Told(Kept):
+    """Does not ask the student; `middle` is the loss between start and end."""
+
+    middle = 0.0
+
+    def _losses(self) -> Tensor:
+        signs = torch.tensor([1.0, -1.0]).repeat(32)
+        return (torch.ones(64), self.middle * torch.ones(64), 0.95 + signs)[len(self.looks)].double()
+
+
+@pytest.mark.parametrize(("middle", "chosen"), [(0.9, 1), (1.01, 0)])
+def test_where_the_end_is_too_noisy_a_state_that_surely_beats_the_start_is_kept(middle: float, chosen: int) -> None:
+    """The end is better than the start by less than a standard error; the middle is no surer than the end."""
+    student = Shift(0.0)
+    kept = Told(student, lesson(64, alike(64)))
+    kept.middle = middle
+    for state in (0.0, 1.0, 2.0):
+        with torch.no_grad():
+            student.b.fill_(state)
+        kept.look()
+    kept.restore()
+    assert kept.chosen == chosen and student.b.item() == chosen and kept.told
+
+
 def test_errors_are_relative_to_the_spread_of_all_samples_not_of_each() -> None:
     """A sample whose wanted outputs are all alike counts no more than others."""
     x = torch.cat([torch.full((1, 2), 2.0), torch.randn(31, 2, generator=torch.Generator().manual_seed(0))])

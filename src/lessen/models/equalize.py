@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .fold import _exported as exported
 from .fold import _holder as holder
 from .layer import Layer
 from .trace import Trace
@@ -58,7 +59,7 @@ def seams(traced: Trace, module: nn.Module) -> tuple[Seam, ...]:
     """The pairs of layers of a traced network that can be equalized, in order of execution."""
     if traced.graph is None:
         return ()
-    layers = {x.name.replace(".", "_"): x for x in traced.layers if x.details.get("uses", 1) == 1}
+    layers = {exported(x.name): x for x in traced.layers if x.details.get("uses", 1) == 1}
     found = []
     for node in traced.graph.nodes:
         first = _layer(node, layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def fold_and_trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Mo
 
 def _without(traced: Trace, folded: nn.Module, norms: tuple[str, ...]) -> Trace:
     """The trace of a network whose batch norms are folded: their nodes are gone, the layers hold the new weights."""
-    gone, graph = {path.replace(".", "_") for path in norms}, traced.graph
+    gone, graph = set(map(_exported, norms)), traced.graph
     assert graph is not None
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _NORMS and _norm_of(node) in gone:
@@ -59,11 +59,7 @@ def _without(traced: Trace, folded: nn.Module, norms: tuple[str, ...]) -> Trace:
                 graph.erase_node(output)
             if node.target != aten.batch_norm.default:
                 graph.erase_node(node)
-    weights = dict(folded.named_parameters(remove_duplicate=False))
-    layers = tuple(replace(layer, weight=weights[layer.name].detach()) for layer in traced.layers)
-    covered = {id(weights[layer.name]): weights[layer.name].numel() for layer in layers}
-    share = sum(covered.values()) / max(sum(p.numel() for p in folded.parameters()), 1)
-    return replace(traced, layers=layers, share=share)
+    return traced.of(folded)
 
 
 def _flat(output: object) -> Tensor:
@@ -77,10 +73,8 @@ def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
     """(layer, path of the batch norm behind it) where nobody else reads what lies between."""
     if traced.graph is None:
         return []
-    layers = {layer.name.replace(".", "_"): layer for layer in traced.layers if layer.details.get("uses", 1) == 1}
-    norms = {
-        p.replace(".", "_"): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    }
+    layers = {_exported(layer.name): layer for layer in traced.layers if layer.details.get("uses", 1) == 1}
+    norms = {_exported(p): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     pairs: list[tuple[Layer, str]] = []
     for node in traced.graph.nodes:
         if node.op != "call_function" or node.target not in _NORMS:
@@ -92,6 +86,11 @@ def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
             pairs.append((layer, path))
     once = [p for _, p in pairs]
     return [(layer, p) for layer, p in pairs if once.count(p) == 1]
+
+
+def _exported(path: str) -> str:
+    """What torch.export makes of a name: small letters, figures and underscores."""
+    return re.sub("[^a-z0-9]", "_", path.lower())
 
 
 def _holder(node: object) -> str:

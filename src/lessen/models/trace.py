@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,14 @@ class Trace:
     def macs(self) -> int:
         """Multiply-accumulates of the layers for one sample."""
         return sum(layer.macs for layer in self.layers)
+
+    def of(self, module: nn.Module) -> Trace:
+        """The trace of a network that has the same graph and other weights: what `left` and `graph` say stays true."""
+        weights = dict(module.named_parameters(remove_duplicate=False))
+        layers = tuple(replace(layer, weight=weights[layer.name].detach()) for layer in self.layers)
+        covered = {id(weights[layer.name]): weights[layer.name].numel() for layer in layers}
+        share = sum(covered.values()) / max(sum(p.numel() for p in module.parameters()), 1)
+        return replace(self, layers=layers, share=share)
 
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:

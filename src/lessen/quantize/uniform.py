@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +23,10 @@ _FINE = 6  # bits from which levels that clip nothing are best
 # the root of the second moment (2 to 4 % less error than with all of it). Where feedback gains less than this share,
 # errors have nowhere to go, and steps are fitted as for rounding to nearest.
 _CLEARLY = 0.8
+
+
+def _as_they_are(weights: Tensor) -> Tensor:
+    return weights
 
 
 @dataclass(frozen=True)
@@ -63,43 +68,50 @@ class Uniform:
     def encode(self, layer: Layer, statistics: Statistics) -> Grid:
         """The layer's weight on a grid; `LessenError` if groups don't divide its columns or weights aren't finite."""
         p = problem(layer, statistics)
-        size = self._group_size(layer)
-        values, weights = _strips(p, self.per, size)
+        self._check(layer)
         fed = None
         if self.feedback and p.H is not None:
-            fed = self._fed(p, values, weights.sqrt(), _CLEARLY) if self.bits < _FINE else None
-            fed = fed or self._fed(p, values, weights, 1.0)
-        grid = self._grid(p, fit(values, weights, self.bits, self.symmetric)) if fed is None else fed[0]
+            fed = self._fed(p, torch.sqrt, _CLEARLY) if self.bits < _FINE else None
+            fed = fed or self._fed(p, _as_they_are, 1.0)
+        grid = self._fitted(p) if fed is None else fed[0]
         Q = grid.nearest(p.W) if fed is None else fed[1]
         if self.feedback and p.H is not None:
             Q = grid.improve(p, Q, self._sweeps)
         return grid.coding(Q, self.bits)
 
-    def _fed(self, p: Problem, values: Tensor, weights: Tensor, share: float) -> tuple[_Levels, Tensor] | None:
+    def _fed(self, p: Problem, weigh: Callable[[Tensor], Tensor], share: float) -> tuple[_Levels, Tensor] | None:
         """Levels and what error feedback makes on them, if that does at most `share` of the harm of nearest ones."""
-        grid = self._grid(p, fit(values, weights, self.bits, self.symmetric))
+        grid = self._fitted(p, weigh)
         levels_fed = grid
         if self.bits >= _FINE:  # what is clipped costs more than fine steps gain
+            values, _ = _strips(p, self.per, self._size(p))
             levels_fed = self._grid(p, unclipped(values, self.bits, self.symmetric))
+            del values
         back = fed_back(p, levels_fed.rounding, _DAMP.get(self.bits, 0.0))
         return (levels_fed, back) if back is not None and p.no_worse(back, grid.nearest(p.W), share) else None
 
+    def _fitted(self, p: Problem, weigh: Callable[[Tensor], Tensor] = _as_they_are) -> _Levels:
+        """Steps of the least squared error; what they are fitted to is as large as the weight, and not held."""
+        values, weights = _strips(p, self.per, self._size(p))
+        return self._grid(p, fit(values, weigh(weights), self.bits, self.symmetric))
+
     def _grid(self, p: Problem, fitted: tuple[Tensor, Tensor]) -> _Levels:
-        return _Levels.of(p, self.per, p.W.shape[1] if isinstance(self.per, str) else self.per, fitted, self.bits)
+        return _Levels.of(p, self.per, self._size(p), fitted, self.bits)
+
+    def _size(self, p: Problem) -> int:
+        """Columns that share a step."""
+        return p.W.shape[1] if isinstance(self.per, str) else self.per
 
     @property
     def _sweeps(self) -> int:
         return self.sweeps if self.sweeps is not None else (1 if self.bits > 3 else 2)
 
-    def _group_size(self, layer: Layer) -> int:
+    def _check(self, layer: Layer) -> None:
         columns = layer.shape[1]
-        if isinstance(self.per, str):
-            return columns
-        if columns % self.per:
+        if isinstance(self.per, int) and columns % self.per:
             raise LessenError(
                 f"{columns} columns can't be cut into groups of {self.per}", where=layer.name, mend='use per="channel"'
             )
-        return self.per
 
     @classmethod
     def offers(cls) -> tuple[Uniform, ...]:

@@ -68,7 +68,7 @@ def journey(
     track = Track(Workshop(job, judge, folder, progress), prices, allowed, rounds, bench)
     _look(job, track, bench, exporter, progress)
     for how in refolds.asked(job):
-        _refold(job, track, how, progress)
+        _refold(job, track, bench, how, progress)
     for ladder in ladders:
         _climb(job, track, ladder, progress)
     asked: tuple[Any, ...] = settings_of(job.using)
@@ -88,10 +88,10 @@ def _look(job: Job, track: Track, bench: Bench, exporter: Exporter, progress: Pr
         track.risks.append(SLOWER)
 
 
-def _refold(job: Job, track: Track, how: AWQ | Rotate, progress: Progress) -> None:
+def _refold(job: Job, track: Track, plain: Bench, how: AWQ | Rotate, progress: Progress) -> None:
     """The same network in other weights: one more curve; the cheapest plan of all that hold is taken in the end."""
     try:
-        bench = refolds.refolded_bench(job, how, progress)
+        bench = refolds.refolded_bench(job, plain, how, progress)
     except LessenError as error:
         track.risks.append(f"{type(how).__name__} could not be used: {error.what}")
         return
@@ -146,7 +146,7 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
     if plan.trained is not None:
         bench = variants.replayed(job, plan, progress)
     elif plan.refold is not None:
-        bench = refolds.refolded_bench(job, plan.refold, progress)
+        bench = refolds.refolded_bench(job, bench, plan.refold, progress)
     if plan.channels:
         bench = variants.inherited(widths.removed(job, bench, plan, progress), bench)
     if plan.trained is not None or plan.refold is not None or plan.channels:

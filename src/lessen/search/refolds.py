@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from ..bench import Bench
 from ..errors import LessenError
 from ..job import Job
-from ..models import fold_batchnorm
+from ..memory import give_back
 from ..propose import settings_of
 from ..refold import AWQ, REFOLDS, Rotate, refolded
 from ..report import Progress
-from .prepare import prepared
+from .prepare import statistics_of
 
 
 def asked(job: Job) -> Iterator[AWQ | Rotate]:
@@ -22,18 +21,22 @@ def asked(job: Job) -> Iterator[AWQ | Rotate]:
     yield from settings_of(named)  # type: ignore[misc]
 
 
-def refolded_bench(job: Job, how: AWQ | Rotate, progress: Progress) -> Bench:
-    """The bench of the refolded network.
+def refolded_bench(job: Job, bench: Bench, how: AWQ | Rotate, progress: Progress) -> Bench:
+    """The bench of the refolded network: the same graph, other weights, statistics of its own.
+
+    Args:
+        bench: of the network as it is.
 
     Raises:
         LessenError: nothing can be folded into it.
     """
     with progress.stage("refold"):
-        module, folded = fold_batchnorm(job.model.module, job.model.inputs)
-        made = refolded(how, module, job.model.inputs, job.data.calibration.batches())
+        made = refolded(how, bench.module, job.model.inputs, bench.traced.layers, bench.statistics)
     if not made.folded:
         raise LessenError(made.left[0][1] if made.left else "no layer's input can be scaled", where=type(how).__name__)
     progress.note(f"{type(how).__name__}: {len(made.folded)} folded, {len(made.left)} left as they are")
-    bench = prepared(replace(job, model=replace(job.model, module=made.module)), progress)
-    bench.refold, bench.folded = how, folded
-    return bench
+    traced = bench.traced.of(made.module)
+    with progress.stage("statistics"):
+        statistics = statistics_of(job, made.module, traced)
+    give_back()
+    return Bench(made.module, traced, statistics, bench.folded, refold=how)

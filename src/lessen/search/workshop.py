@@ -78,8 +78,7 @@ class Workshop:
         if measured.bound <= self.limit or self.job.train is None or measured.drop > _HOPELESS:
             return measured
         settings = recovery_for(self.job, treatments_of(solution))
-        total = settings.epochs * -(-self.job.train.calibration.n // settings.batch_size)
-        with self.progress.stage("recover", total=total) as step:
+        with self.progress.stage("recover", total=settings.steps(self.job.train.calibration.n)) as step:
             how = How(measured.extra.how.in_turn, plain(settings))
             trained = made(self.job, bench, treatments_of(solution), how.recover, step, how.in_turn)
         again = self._scored(exporter, index, solution, trained, how)

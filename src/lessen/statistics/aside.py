@@ -43,6 +43,7 @@ class Aside:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.fetch(list(self._held))  # what a network keeps for its next run
         if self._file is not None:
             self._file.close()
 
@@ -68,8 +69,10 @@ class Aside:
         """Its values are in memory for a while, if they were set aside."""
         keys = [k for k in [self.note(tensor)] if k is not None and self._held[k].away]
         self.fetch(keys)
-        yield
-        self.put(keys)
+        try:
+            yield
+        finally:
+            self.put(keys)
 
     def put(self, keys: Iterable[int]) -> bool:
         """Gives up the memory of these storages, and the places in the file of all that are gone; whether any did."""
@@ -77,8 +80,8 @@ class Aside:
         gone = False
         for held in [self._held[k] for k in keys if k in self._held]:
             storage = _alive(held.ref)
-            if storage is None or held.away or storage.nbytes() != held.size:
-                continue
+            if storage is None or held.away or storage.nbytes() != held.size or not storage.resizable():
+                continue  # numpy may still look at what it has looked at once
             if held.place is None and not self._write(held, storage):
                 break  # nothing is given up where it can't be kept
             storage.resize_(0)

@@ -27,11 +27,12 @@ from .watch import Watch
 
 log = logging.getLogger("lessen")
 
-_ROOM = 2**24  # values that layers read in one batch that runs backwards, 64 MB; forwards little of it is held
+_ROOM = 2**22  # values that layers read in one batch that runs backwards, 16 MB; forwards little of it is held
+_PAGES = 2**23  # bytes: smaller activations are used again, which is quicker than new pages for each
 _MOST_BACKWARD = 32  # samples
 
 
-@frugal()
+@frugal(_PAGES)
 def collect(
     model: nn.Module,
     layers: Sequence[Layer],

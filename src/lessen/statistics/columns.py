@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_FEWEST, _ENOUGH, _MOST = 32, 128, 512  # positions taken of one sample
+_FEWEST, _MOST = 32, 512  # positions taken of one sample
 _CHEAP = 8192  # columns x positions that cost little
 _PATCH_ELEMENTS = 8_000_000  # patches held at once: 32 MB
 
@@ -31,7 +31,7 @@ def worth_taking(positions: int, rows: int, columns: int) -> int:
     """Positions of one sample for the second moment, so that it costs about what the layer itself costs."""
     columns = max(columns, 1)
     cheap = max(min(256, _CHEAP // columns), min(_MOST, positions * rows // columns))
-    return min(positions, max(_FEWEST, min(max(_ENOUGH, 4 * columns), cheap)))
+    return min(positions, max(_FEWEST, min(4 * columns, cheap)))
 
 
 def sample_rows(x: Tensor, samples: int, rows: int, generator: torch.Generator) -> Tensor:
@@ -52,17 +52,16 @@ def patches(x: Tensor, kernel: Sequence[int], conv: Convolution, rows: int, gene
         rows: output channels; decides with the columns how many positions are worth taking.
     """
     x, stride = _spread(x.float(), kernel, conv) if conv.transposed else (_padded(x.float(), conv.padding), conv.stride)
-    windows = x
-    for axis, (k, s, d) in enumerate(zip(kernel, stride, conv.dilation, strict=True)):
-        windows = windows.unfold(2 + axis, (k - 1) * d + 1, s)[..., ::d]
-    if conv.transposed:  # a transposed convolution reads its kernel backwards
-        windows = windows.flip(tuple(range(windows.ndim - len(kernel), windows.ndim)))
-    space = windows.shape[2 : 2 + len(kernel)]
+    axes = list(zip(x.shape[2:], kernel, stride, conv.dilation, strict=True))
+    space = tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in axes)
     taken = _positions(x.shape, space, math.prod(kernel), conv.groups, rows, generator)
-    index = torch.unravel_index(taken, space)
-    picked = windows[(slice(None), slice(None), *index)]  # type: ignore[index] # [samples, channels, n, *kernel]
-    samples, channels = x.shape[:2]
-    del x, windows  # padded, a copy of the whole input
+    places = taken.new_zeros(1, 1)  # [taken positions, kernel positions] in the input
+    for (n, k, s, d), at in zip(axes, torch.unravel_index(taken, space), strict=True):
+        steps = torch.arange(k).flip(0) if conv.transposed else torch.arange(k)  # that reads its kernel backwards
+        places = ((places * n).unsqueeze(-1) + (at[:, None] * s + steps * d).unsqueeze(1)).flatten(1)
+    (samples, channels), flat = x.shape[:2], x.reshape(x.shape[0] * x.shape[1], -1)
+    picked = flat.gather(1, places.reshape(1, -1).expand(len(flat), -1))  # quicker than indexing windows
+    del x, flat  # padded, a copy of the whole input
     split = picked.reshape(samples, conv.groups, channels // conv.groups, len(taken), -1)
     return split.permute(1, 0, 3, 2, 4).reshape(conv.groups, samples * len(taken), -1)
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from ..memory import rest, shelved, trim
+from ..memory import rest, shelved, stretches, trim
 from ..models.layer import Layer
 from .aside import Aside
-from .batches import inputs_of
+from .batches import cut, inputs_of
 from .collect import weights_of
 from .columns import Convolution, observations, patches
 from .moments import WIDEST
@@ -33,6 +34,8 @@ _KINDS = ("linear", "conv", "conv_transpose")
 _RIDGE = 0.01  # of the mean diagonal, at least; more where there are few observations
 _ROWS = 8  # times the columns, and at least _FEWEST: rows of inputs that the moments are taken of
 _FEWEST = 8192
+_RAW = {"numpy", "__array__", "__dlpack__", "data_ptr", "tolist", "storage", "untyped_storage", "__deepcopy__",
+        "__reduce_ex__"}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +63,11 @@ class Drift:
             if not sums:
                 groups, _, columns = x.shape
                 Z, C = shelved(groups, columns, columns), shelved(groups, columns, columns)
-            Z.baddbmm_(z.transpose(1, 2), z, alpha=1 / n)
-            C.baddbmm_(x.transpose(1, 2), z, alpha=1 / n)
+            for sum_of, left in ((Z, z), (C, x)):
+                sum_of.baddbmm_(left.transpose(1, 2), z, alpha=1 / n)
+                rest()  # one of the two matrices is in memory at a time
             sums.append((x.sum(1), z.sum(1)))
-            del x, z
+            del x, z, left
         mean_x, mean_z = (torch.stack(side).sum(0) / n for side in zip(*sums, strict=True))
         return cls(Z, C, mean_x, mean_z, n)
 
@@ -88,17 +92,27 @@ class Drift:
         Least squares with a ridge r towards W. Rounding this weight under the metric Z minimises the error against
         the float network's output, earlier layers' errors included (GPTAQ, Li et al. 2025; Qronos, Zhang et al. 2025).
         """
-        groups, columns = self.z.shape
-        A = self.Z.clone()
+        W = matrix.float().reshape(self.z.shape[0], -1, self.z.shape[1])
+        due = self._due(W)
+        L = self._cholesky()
+        return matrix if L is None else (W + torch.cholesky_solve(due, L).transpose(1, 2)).reshape(matrix.shape)
+
+    def _due(self, W: Tensor) -> Tensor:
+        """(W (C - Z))T."""
+        apart = shelved(*self.Z.shape)
+        for rows in stretches(*self.Z.shape[1:]):
+            torch.sub(self.C[:, rows], self.Z[:, rows], out=apart[:, rows])
+        rest()
+        return (W @ apart).transpose(1, 2)
+
+    def _cholesky(self) -> Tensor | None:
+        """Of Z + r; None where it has none."""
+        A = self.Z.mT.contiguous().mT  # LAPACK's layout: it is factorised where it is
+        rest()
         size = A.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        A.diagonal(dim1=1, dim2=2).add_(size * max(_RIDGE, (columns / self.observations) ** 2))
-        L, failed = torch.linalg.cholesky_ex(A)
-        del A
-        if bool(failed.any()):
-            return matrix
-        W = matrix.float().reshape(groups, -1, columns)
-        move = torch.cholesky_solve((W @ (self.C - self.Z)).transpose(1, 2), L).transpose(1, 2)
-        return (W + move).reshape(matrix.shape)
+        A.diagonal(dim1=1, dim2=2).add_(size * max(_RIDGE, (A.shape[1] / self.observations) ** 2))
+        _, failed = torch.linalg.cholesky_ex(A, out=(A, torch.empty(len(A), dtype=torch.int32)))
+        return None if bool(failed.any()) else A
 
 
 Visit = Callable[[Layer, Drift], None]
@@ -164,9 +178,9 @@ class _Uses:
 
 
 def _used_once(model: nn.Module, layers: Sequence[Layer], batch: Any) -> list[Layer]:
-    uses = _Uses()
+    uses, one = _Uses(), next(cut([batch], 1, 1))
     with torch.no_grad(), Watch(weights_of(model, layers), layers, uses):
-        model(*inputs_of(batch))
+        model(*inputs_of(one))
     return [x for x in layers if uses.counts[x.name] == 1]
 
 
@@ -192,9 +206,16 @@ def _led(runs: list[list[_Run]], visit: Visit) -> tuple[str, ...]:
 
 
 def _drift(stops: Sequence[_Stop], half: int) -> Drift:
-    pairs = zip(stops[:half], stops[half:], strict=True)
     n = sum(stop.observations(half) for stop in stops[:half])
-    return Drift.of(((x.columns(half), z.columns(half)) for x, z in pairs), max(n, 1))
+    return Drift.of(_pairs(stops, half), max(n, 1))
+
+
+def _pairs(stops: Sequence[_Stop], half: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """What each batch reads on both sides; there until the next one is asked for."""
+    for x, z in zip(stops[:half], stops[half:], strict=True):
+        with x.columns(half) as left, z.columns(half) as right:
+            yield left, right
+            del left, right
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,11 +239,15 @@ class _Stop:
             return observations(self.input, self.layer.weight.shape[2:], self.conv, self.layer.shape[0])
         return min(len(self.input), self._most(runs))
 
-    def columns(self, runs: int) -> Tensor:
-        """[groups, n, columns]: a sample of positions, the same for every run of this shape; a copy."""
+    @contextmanager
+    def columns(self, runs: int) -> Iterator[Tensor]:
+        """[groups, n, columns]: a sample of positions, the same for every run of this shape; the input or a copy."""
         with self.aside.lent(self.input):
             made = self._columns(runs)
-            return made.clone() if made.untyped_storage()._cdata == self.input.untyped_storage()._cdata else made
+            if made.untyped_storage()._cdata == self.input.untyped_storage()._cdata:
+                yield made
+                return
+        yield made
 
     def _columns(self, runs: int) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -244,12 +269,33 @@ class _Witness(Watch):
         super().__init__(weights, layers, run)
         self._run = run
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._run.about_to_read(_tensors((args, kwargs)))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        reads = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        self._run.about_to_read(reads, func._schema.is_mutable)
+        if func._schema.is_mutable:
+            self._run.about_to_write()
         made = super().run(func, args, kwargs)
-        self._run.made(t for t in tree_leaves(made) if isinstance(t, Tensor))
+        self._run.made(_tensors(made))
         return made
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (t for t in tree_leaves(values) if isinstance(t, Tensor))
+
+
+class _Behind(TorchFunctionMode):
+    """Fetches what is looked at behind the operators' back: by numpy, by its address."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _RAW:
+            self._run.about_to_read(_tensors((args, kwargs)))
+        return func(*args, **(kwargs or {}))
 
 
 class _Run(_Uses):
@@ -259,7 +305,8 @@ class _Run(_Uses):
         super().__init__()
         self.stop: _Stop | None = None
         self.aside = aside
-        self._mine: set[int] = set()
+        self._mine: set[int] = set()  # storages that this run made
+        self._reads: set[int] = set()  # those that the operator at work reads
         self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
         self._stopping = True
         self._error: BaseException | None = None
@@ -284,22 +331,23 @@ class _Run(_Uses):
         self._go.acquire()
         try:
             if self._stopping:
-                with torch.no_grad(), _Witness(weights_of(model, layers), layers, self):
+                with torch.no_grad(), _Behind(self), _Witness(weights_of(model, layers), layers, self):
                     model(*inputs_of(batch))
         except _Enough:
             pass
         except BaseException as error:  # it belongs to whoever waits
             self._error = error
         self.stop = None
-        if self._mine:
-            trim()
+        self._rest()
         self._arrived.release()
 
-    def about_to_read(self, tensors: Iterable[Tensor], written: bool) -> None:
-        """An operator reads these (and writes over some of them)."""
-        keys = self.aside.fetch(k for t in tensors if (k := self.aside.note(t)) is not None)
-        if written:
-            self.aside.written(keys)
+    def about_to_read(self, tensors: Iterable[Tensor]) -> None:
+        """An operator reads these."""
+        self._reads = self.aside.fetch(k for t in tensors if (k := self.aside.note(t)) is not None)
+
+    def about_to_write(self) -> None:
+        """It writes over some of them."""
+        self.aside.written(self._reads)
 
     def made(self, tensors: Iterable[Tensor]) -> None:
         """An operator returned these."""
@@ -310,13 +358,17 @@ class _Run(_Uses):
         if self.counts[stop.layer.name] > 1:
             return
         self.stop = stop
-        if self.aside.put(self._mine):
-            trim()  # this thread has a heap of its own
+        self._rest()
         self._arrived.release()
         self._go.acquire()
-        self._mine = self.aside.fetch(self._mine)
+        self.aside.fetch(self._reads)
         if not self._stopping:
             raise _Enough
+
+    def _rest(self) -> None:
+        """Whatever was made so far waits in the file until it is read."""
+        if self.aside.put(self._mine):
+            trim()  # this thread has a heap of its own
 
     def rows(self, layer: Layer, x: Tensor) -> None:
         self._meet(_Stop(layer, x, x._version, self.aside))

@@ -43,14 +43,14 @@ def float_onnx(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = Fals
     """
     if callable(getattr(module, "to_onnx", None)):
         with quiet():
-            model = tidied(_named(_as_ir(module.to_onnx()), module))  # type: ignore[operator]
+            model = tidied(_named(as_ir(module.to_onnx()), module))  # type: ignore[operator]
     else:
         model = _optimized(_exported(_without_parametrizations(module), inputs, fixed))
     _check(model, module, inputs)
     return model
 
 
-def _as_ir(model: Any) -> ir.Model:
+def as_ir(model: Any) -> ir.Model:
     """The graph, in an operator set that has integer weights with a scale for each channel."""
     model = model if isinstance(model, ir.Model) else ir.from_proto(model)
     if model.graph.opset_imports.get("", OPSET) >= LEAST_OPSET:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import LessenError, extra
 from ..memory import rest
+from .beside import beside
 from .wire import pieces
 
 LARGEST = 2**31 - 2**20  # protobuf can't hold more than 2 GiB in one message
@@ -86,9 +85,7 @@ def session_on(model: ir.Model, **settings: Any) -> Any:
     """`ort_session` of a graph in memory; a large one's weights are written beside it, where the runtime maps them."""
     if _weights(model) < _BESIDE:
         return ort_session(serialized(model), **settings)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "graph.onnx"
-        ir.save(model, path, external_data="weights")
+    with beside.saved(model) as path:
         return ort_session(str(path), **settings)
 
 

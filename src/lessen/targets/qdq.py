@@ -16,6 +16,7 @@ from .chain import Chain
 from .coded import INTEGERS, Coded
 from .decode import decoded, laid_out, takes_nbits, write_nbits
 from .dynamic import live_in, round_live, write_live
+from .filters import rowed
 from .graph import array_of, constant, copied, drop_unused
 from .locate import Site, locate_all
 from .lowrank import expanded
@@ -29,6 +30,7 @@ from .weights import Int8Matrix, fits_int8, int8_matrix, is_float
 INT32 = 2**31 - 1
 FEW = 64  # channels: fewer scales of a bias take less in the file than computing them does
 LARGE = 2**24  # weights of a layer that would take much memory as floats
+TABLE = 2**20  # numbers of an embedding that would: a smaller one is made float at loading, not row by row at each use
 PRODUCTS = {("MatMul", 1), ("Gemm", 1)}
 
 
@@ -107,7 +109,7 @@ def quantized(model: ir.Model, coded: Coded, ranges: Mapping[str, Range], rules:
         for node, index in readers:
             if node.op_type in rules.guards and index == 0 and node not in rounded:
                 _guard(model.graph, node, shared[name])
-    return drop_unused(carried(model))
+    return drop_unused(rowed(carried(model)))
 
 
 def _between(site: Site, coding: Coding | None, placement: Placement, rules: Rules) -> bool:
@@ -143,7 +145,7 @@ def _write_weight(graph: ir.Graph, site: Site, coded: Coded, ranges: Mapping[str
         _write_int8(graph, site, coding, ranges)
     elif is_float(coding):
         _write_float(site, coding)
-    elif isinstance(coding, Grid) and set(site.operators) == {"Gather"} and site.axis == 0 and fits_int8(coding):
+    elif isinstance(coding, Grid) and _is_large_table(site) and fits_int8(coding):
         _write_rows(graph, site, int8_matrix(coding))
     elif isinstance(coding, Grid) and _multiplies(site) and fits_int8(coding) and _codes_pay(site.layer, rules):
         _write_integer(graph, site, int8_matrix(coding))
@@ -172,6 +174,10 @@ def _write_live(graph: ir.Graph, site: Site, coding: Coding) -> None:
 def _multiplies(site: Site) -> bool:
     """Runtimes multiply with such a weight without making it float first; all others are folded at loading."""
     return site.axis == 1 and len(site.permuted) == 2 and all((n.op_type, i) in PRODUCTS for n, i in site.uses)
+
+
+def _is_large_table(site: Site) -> bool:
+    return set(site.operators) == {"Gather"} and site.axis == 0 and site.layer.weight.numel() >= TABLE
 
 
 def _codes_pay(layer: Layer, rules: Rules) -> bool:

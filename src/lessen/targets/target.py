@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,32 @@ class Target(Protocol):
 
 
 def typical(runs: Iterable[Sequence[tuple[bool, float, str]]]) -> Events:
-    """Of each event the lower quartile of its times: what disturbs makes it longer, and clocks may stand still."""
-    columns = list(zip(*runs))  # a run that the runtime profiled in part is as long as it is
-    return [(events[0][0], sorted(e[1] for e in events)[len(events) // 4], events[0][2]) for events in columns]
+    """Of each event the lower quartile of its times: what disturbs makes it longer, and clocks may stand still.
+
+    Events are told apart by their names and, under one name, by their order: a run may leave some out. OpenVINO does
+    so with what takes less than the clock tells, and what came after it was taken for its neighbour.
+    """
+    rows = [list(row) for row in runs]
+    times: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        for (_, seconds, _), key in zip(row, _keys(row), strict=True):
+            times.setdefault(key, []).append(seconds)
+    fullest = max(rows, key=len, default=[])
+    return [(product, _quartile(times[key], len(rows)), name)
+            for (product, _, name), key in zip(fullest, _keys(fullest), strict=True)]  # fmt: skip
+
+
+def _keys(row: Sequence[tuple[bool, float, str]]) -> list[tuple[str, int]]:
+    """Name of each event, and how many of that name were before it."""
+    seen: Counter[str] = Counter()
+    found = []
+    for _, _, name in row:
+        found.append((name, seen[name]))
+        seen[name] += 1
+    return found
+
+
+def _quartile(times: list[float], runs: int) -> float:
+    """The lower one; a run that left it out took no time."""
+    missing = runs - len(times)
+    return 0.0 if runs // 4 < missing else sorted(times)[runs // 4 - missing]

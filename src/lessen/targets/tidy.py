@@ -5,20 +5,22 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from .affine import CONVOLUTIONS, folded
 from .graph import array_of, constant, drop_unused, is_constant
 
 SMALL = 8192  # elements of what is folded: shapes, scalars, biases; never a weight
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def tidied(model: ir.Model) -> ir.Model:
-    """Folds small constants, and an addition of one value per channel into the convolution before it."""
+    """Folds small constants, and into convolutions an addition per channel and what is multiplied with and added to
+    all channels alike (`affine.folded`)."""
     from onnxscript import optimizer
 
     optimizer.fold_constants(model, input_size_limit=SMALL, output_size_limit=SMALL)
     for node in list(model.graph):
         if node.op_type == "Add":
             _into_convolution(model.graph, node)
+    folded(model)
     return drop_unused(model)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -103,12 +105,10 @@ def _best(
     model: ir.Model, coded: Coded, rules: Rules, seen: Mapping[str, Histogram], live: set[str],
     head: Sequence[tuple[Array, ...]],
 ) -> dict[str, Range]:  # fmt: skip
-    wanted = _outputs(model, head)
-    tried: dict[Rule, tuple[float, dict[str, Range]]] = {}
+    trials, tried = _trials(model, head), dict[Rule, tuple[float, dict[str, Range]]]()
     for rule in TRIED:
         found = _ranges(seen, rule, live)
-        if not any(found == other for _, other in tried.values()):
-            tried[rule] = (_error(wanted, _rounded(model, coded, found, rules, head)), found)
+        tried[rule] = (trials.error(model, coded, found, rules, head), found)
     best = min(tried, key=lambda r: tried[r][0])
     log.info("ranges by %s: %s", best, {r: f"{e:.3g}" for r, (e, _) in tried.items()})
     return tried[best][1]
@@ -119,7 +119,7 @@ def disturbance(
 ) -> float:
     """Squared error of the outputs by their squared size when activations are rounded to these ranges, weights not."""
     head = first(chunks(batches, None))
-    return _error(_outputs(model, head), _rounded(model, coded, found, rules, head))
+    return _trials(model, head).error(model, coded, found, rules, head)
 
 
 def answers_rounded(
@@ -131,17 +131,47 @@ def answers_rounded(
     With those, what its place in the graph asks for is rounded: the sum that it is added to, the pool behind it.
     """
     head = first(chunks(batches, None), samples)
-    wanted, bare = _outputs(model, head), _bare(model, coded)
+    wanted, bare = _trials(model, head).wanted, _bare(model, coded)
     for name, how in [(n, how) for n, how in bare.execution.items() if how in INTEGERS]:
         alone: dict[str, Execution] = {x.name: how if x.name == name else "float" for x in bare.layers}
         yield name, wanted, _outputs(quantized(model, replace(bare, execution=alone), found, rules), head)
 
 
-def _rounded(
-    model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, head: Sequence[tuple[Array, ...]]
-) -> Answers:
-    """Outputs of the float graph with nothing but the pairs put in."""
-    return _outputs(quantized(model, _bare(model, coded), found, rules), head)
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """What a float graph answers to a few samples, and how far off it is with pairs put in: each is found once."""
+
+    wanted: Answers
+    errors: dict[Any, float] = field(default_factory=dict)
+
+    def error(
+        self, model: ir.Model, coded: Coded, found: Mapping[str, Range], rules: Rules, head: Sequence[tuple[Array, ...]]
+    ) -> float:
+        """Of the graph with its activations rounded to these ranges, its weights not."""
+        bare = _bare(model, coded)
+        key = (rules, frozenset(bare.execution.items()), frozenset(found.items()))
+        if key not in self.errors:
+            self.errors[key] = _error(self.wanted, _outputs(quantized(model, bare, found, rules), head))
+        return self.errors[key]
+
+
+def _trials(model: ir.Model, head: Sequence[tuple[Array, ...]]) -> _Trials:
+    """Those of this very graph on samples of these values; they go with the graph."""
+    asked, key = _asked.setdefault(model, {}), _digest(head)
+    if key not in asked:
+        asked[key] = _Trials(_outputs(model, head))
+    return asked[key]
+
+
+_asked: weakref.WeakKeyDictionary[ir.Model, dict[bytes, _Trials]] = weakref.WeakKeyDictionary()
+
+
+def _digest(head: Sequence[tuple[Array, ...]]) -> bytes:
+    h = hashlib.blake2b(digest_size=16)
+    for array in itertools.chain.from_iterable(head):
+        h.update(f"{array.dtype}{array.shape}".encode())
+        h.update(array.tobytes())
+    return h.digest()
 
 
 def _bare(model: ir.Model, coded: Coded) -> Coded:

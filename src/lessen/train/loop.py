@@ -49,6 +49,10 @@ class FineTune:
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.lr < 1:
             raise LessenError(f"can't train {self.epochs} epochs of batch {self.batch_size} at learning rate {self.lr}")
 
+    def steps(self, n: int) -> int:
+        """Optimizer steps over so many samples."""
+        return self.epochs * math.ceil(n / self.batch_size)
+
 
 def finetune(
     student: nn.Module,
@@ -72,7 +76,7 @@ def finetune(
     if not trainable:
         raise LessenError("no parameter can be trained", mend="call requires_grad_(True) on the network")
     optimizer = torch.optim.Adam(trainable, lr=settings.lr)
-    total = max(1, settings.epochs * math.ceil(part.n / settings.batch_size))
+    total = max(1, settings.steps(part.n))
     losses: list[float] = []
     with torch.enable_grad():
         for _ in range(settings.epochs):

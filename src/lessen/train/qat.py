@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
@@ -18,6 +19,8 @@ from .qat_lesson import Once, Taught
 from .qat_quantizer import Slope
 from .qat_start import SAMPLES, Start, rounded
 from .qat_weights import through_grids
+
+_STEPS = 600  # that coarse grids take at least; with 150 a few hundred samples are half learned
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +43,10 @@ class QuantizationAware:
         activations: bits of each layer's input, 2 to 8; None leaves them in float. Below 8 they are simulated: the
             network computes what integers would, but no runtime here has such kernels.
         per: one step for each output "channel", or for the whole "tensor".
-        epochs: passes over the training data; 0 gives the post-training result that training starts from.
+        epochs: passes over the training data; 0 gives the post-training result that training starts from. None: 2, and
+            for coarse grids (weights below 4 bits, activations of 4 and fewer) as many more as make 600 steps.
         lr: peak learning rate of Adam; it rises over the first tenth and falls to 0 along a cosine. None: 0.002 for
-            weights below 4 bits or activations of 4 and fewer, 0.0005 elsewhere, where the start is already close.
+            coarse grids, 0.0005 elsewhere, where the start is already close.
         batch_size: samples per step.
     """
 
@@ -51,7 +55,7 @@ class QuantizationAware:
     bits: int = 8
     activations: int | None = 8
     per: str = "channel"
-    epochs: int = 2
+    epochs: int | None = None
     lr: float | None = None
     batch_size: int = 64
 
@@ -64,10 +68,24 @@ class QuantizationAware:
         _ = self.settings
 
     @property
+    def coarse(self) -> bool:
+        """Whether the grids are so coarse that the start is far from where training leads."""
+        return self.bits < 4 or (self.activations or 8) <= 4
+
+    @property
     def settings(self) -> FineTune:
-        coarse = self.bits < 4 or (self.activations or 8) <= 4
-        lr = self.lr if self.lr is not None else 2e-3 if coarse else 5e-4
-        return FineTune(self.epochs if self.epochs != 0 else 1, lr, self.batch_size)
+        lr = self.lr if self.lr is not None else 2e-3 if self.coarse else 5e-4
+        return FineTune(2 if self.epochs is None else self.epochs or 1, lr, self.batch_size)
+
+    def passes(self, n: int) -> int:
+        """Epochs over so many training samples."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(2, math.ceil(_STEPS / math.ceil(n / self.batch_size))) if self.coarse else 2
+
+    def steps(self, n: int) -> int:
+        """Optimizer steps over so many training samples."""
+        return self.passes(n) * math.ceil(n / self.batch_size)
 
     @property
     def grid(self) -> Uniform:
@@ -106,7 +124,7 @@ class QuantizationAware:
         losses: list[float] = []
         notes = tuple(f"{n}: {reason}" for n, reason in why.items())
         with through_grids(student, start.layers, start.codings, weights, start.pruned, start.scales) as codings:
-            if self.epochs:
+            if self.epochs != 0:
                 losses, kept = self._trained(Once(student), set_aside(lesson))
                 notes += kept
         ranges = input_ranges(quantizers)
@@ -118,8 +136,9 @@ class QuantizationAware:
     def _trained(self, student: Once, lesson: Lesson) -> tuple[list[float], tuple[str, ...]]:
         """The loss of every step, and what to tell of the end; the student holds the state that is kept."""
         kept = Kept(student, lesson)
-        taught = Taught(lesson, self.epochs, kept.look)
-        settings = replace(self.settings, distillation=lesson.distillation)
+        epochs = self.passes(lesson.part.n)
+        taught = Taught(lesson, epochs, kept.look)
+        settings = replace(self.settings, epochs=epochs, distillation=lesson.distillation)
         losses = finetune(student, taught, taught, settings, lesson.step)
         kept.look()
         kept.restore()

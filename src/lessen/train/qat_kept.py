@@ -45,8 +45,9 @@ class Kept:
 
     Training on few samples, or from a start that second moments have made good already, can end worse than it began.
     The end is what counts, since a learning rate of 0 leaves the least noise; it gives way to the state with the least
-    mean loss only if that was better by a standard error of the difference, sample by sample, and either is left for
-    the start unless it is better than that by as much. (The least of many noisy means is mostly luck.)
+    mean loss only if that was better by a standard error of the difference, sample by sample, or if the end is not
+    better than the start by as much and that one is; where neither is, the start is left as it was. (The least of many
+    noisy means is mostly luck.)
 
     Args:
         student: in training; its parameters that ask for gradients are kept.
@@ -85,7 +86,7 @@ class Kept:
         """The parameters of the state that is to be kept back into the student."""
         last, least = len(self.looks) - 1, self._least()
         end = least if self._surely(least, last) else last
-        self.chosen = end if self._surely(end, 0) else 0
+        self.chosen = next((state for state in (end, least) if self._surely(state, 0)), 0)
         for p, kept in zip(self.parameters, self._held.get(self.chosen, self.parameters), strict=True):
             p.copy_(kept)
 

@@ -15,7 +15,7 @@ from onnx.inliner import inline_local_functions
 from torch import nn
 
 from ...errors import LessenError
-from . import graph, write
+from . import graph, rewrite, write
 from .build import Builder
 from .gates import gather_gates
 from .program import Program
@@ -114,6 +114,10 @@ class OnnxModule(nn.Module):
         for k, slot in self._slots.items():
             if k == key or parameter_name in slot.paths:
                 return values[k].name or "", slot.layout == TRANSPOSED
+        nodes = graph.nodes(self._template.model)
+        for number, path in self._owners.items():
+            if parameter_name == f"{path}.bias" and self.get_submodule(path).bias is not None:
+                return rewrite.new_bias(nodes[number]), False  # the file had none
         raise LessenError(f"no initializer holds {parameter_name!r}", mend="use a name of named_parameters()")
 
     def to_onnx(self) -> ir.Model:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...errors import LessenError
 from .values import to_host
 
+NEW_BIAS = "new_bias"
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -33,7 +34,7 @@ def _int(node: ir.Node, name: str, default: int) -> int:
 def initializer(node: ir.Node, data: Tensor, role: str) -> ir.Value:
     """A new initializer beside a node, named after its output."""
     array = np.array(to_host(data.detach()), order="C")
-    name = f"{node.outputs[0].name}.{role}"
+    name = _beside(node, role)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), const_value=ir.Tensor(array, name=name))
     value.type = ir.TensorType(value.const_value.dtype)  # type: ignore[union-attr]
     assert node.graph is not None
@@ -41,8 +42,17 @@ def initializer(node: ir.Node, data: Tensor, role: str) -> ir.Value:
     return value
 
 
+def new_bias(node: ir.Node) -> str:
+    """The initializer of a bias that a node of the file did not have."""
+    return _beside(node, NEW_BIAS)
+
+
+def _beside(node: ir.Node, role: str) -> str:
+    return f"{node.outputs[0].name}.{role}"
+
+
 def _give_bias(node: ir.Node, bias: Tensor) -> None:
-    value = initializer(node, bias, "new_bias")
+    value = initializer(node, bias, NEW_BIAS)
     if node.op_type in ("Conv", "ConvTranspose", "Gemm", "LayerNormalization"):
         if len(node.inputs) < 3:
             node.resize_inputs(3)
