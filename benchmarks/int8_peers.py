@@ -27,6 +27,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from int8_sessions import needed
 from int8_tasks import TASKS, Task
 from int8_tools import Feed, Made, file_bytes, tools
 
@@ -178,6 +179,9 @@ class Contest:
                 self.row(who, f"{figure}_{runtime}", value, unit)
         for who in (w for w in files if w.startswith("lessen")):
             self._against(who, files, scores, {w: t.median for w, t in times.items()}, runtime)
+            self.row(who, f"sessions_peak_bytes_{runtime}", needed(runtime, [files["float32"], files[who]], one),
+                     "bytes", note="the float file and this one in a process of their own: no job that times both "
+                     "takes less")  # fmt: skip
 
     def _loads(self, who: str, path: Path, runtime: str) -> bool:
         try:

@@ -114,7 +114,7 @@ class QuantizationAware:
 
         Before the first epoch and after each one the student is judged on `lesson.check` (every tenth to fifth sample
         where that is None, which then no step trains on). The end is what is left, unless an earlier state was better
-        on these samples by more than chance, or the end is no better than the start (`qat_kept`).
+        on these samples by more than chance; the start stays where no state is surely better (`qat_kept`).
         """
         weights, inputs = self.slopes
         for module in student.modules():
