@@ -67,7 +67,7 @@ def resnet_8() -> Net:
         return 100 * zoo.accuracy(net, x_test[few], y_test[few])
 
     return Net(module, trace(module, (x[:2],)).layers, lessons, score, len(x_test), "accuracy",
-               {"W4A4": 4, "W2A8": 4}, {"W4A4": 2e-3, "W2A8": 4e-3}, 64, Distillation(temperature=4.0),
+               {"W4A4": 4, "W2A8": 6}, {"W4A4": 2e-3, "W2A8": 4e-3}, 64, Distillation(temperature=4.0),
                bfloat16=True)  # fmt: skip
 
 
