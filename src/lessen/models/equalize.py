@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .fold import _exported as exported
 from .fold import _holder as holder
+from .fold import exported
 from .layer import Layer
 from .trace import Trace
 

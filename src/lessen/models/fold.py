@@ -50,7 +50,7 @@ def fold_and_trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Mo
 
 def _without(traced: Trace, folded: nn.Module, norms: tuple[str, ...]) -> Trace:
     """The trace of a network whose batch norms are folded: their nodes are gone, the layers hold the new weights."""
-    gone, graph = set(map(_exported, norms)), traced.graph
+    gone, graph = set(map(exported, norms)), traced.graph
     assert graph is not None
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _NORMS and _norm_of(node) in gone:
@@ -73,8 +73,8 @@ def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
     """(layer, path of the batch norm behind it) where nobody else reads what lies between."""
     if traced.graph is None:
         return []
-    layers = {_exported(layer.name): layer for layer in traced.layers if layer.details.get("uses", 1) == 1}
-    norms = {_exported(p): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    layers = {exported(layer.name): layer for layer in traced.layers if layer.details.get("uses", 1) == 1}
+    norms = {exported(p): p for p, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     pairs: list[tuple[Layer, str]] = []
     for node in traced.graph.nodes:
         if node.op != "call_function" or node.target not in _NORMS:
@@ -88,7 +88,7 @@ def _pairs(traced: Trace, module: nn.Module) -> list[tuple[Layer, str]]:
     return [(layer, p) for layer, p in pairs if once.count(p) == 1]
 
 
-def _exported(path: str) -> str:
+def exported(path: str) -> str:
     """What torch.export makes of a name: small letters, figures and underscores."""
     return re.sub("[^a-z0-9]", "_", path.lower())
 
