@@ -27,7 +27,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from int8_sessions import needed
+from _sessions import needed
 from int8_tasks import TASKS, Task
 from int8_tools import Feed, Made, file_bytes, tools
 

@@ -1,6 +1,6 @@
 """How much memory the runtime itself takes for the float file and ours together: no job that times both needs less.
 
-python int8_sessions.py RUNTIME INPUTS.npz FILE...     prints bytes
+python _sessions.py RUNTIME INPUTS.npz FILE...     prints bytes
 """
 
 from __future__ import annotations
