@@ -30,7 +30,7 @@ from .weights import is_float, rounded
 FILE = "file"  # way of a figure that is of a whole file
 RUNS = 12
 LONG, MOST = 0.1, 500  # seconds that the runs of a small network go on for, at most so many: one moment is like another
-VERSION = 8
+VERSION = 9
 PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"}  # operators of the float graph
 
 
