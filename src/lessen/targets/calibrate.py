@@ -18,7 +18,7 @@ from .graph import Array, copied, session_on
 from .ranges import Histogram, Importance, Range
 
 log = logging.getLogger("lessen")
-FIRST_LOOK, ENOUGH = 32, 0.02  # samples before the first look; excess of noise that more samples may still remove
+FIRST_LOOK, ENOUGH = 32, 0.01  # samples before the first look; excess of noise that more samples may still remove
 VALUES = 50_000  # of each tensor that must have been seen before it may stop: fewer say little of the tails
 CHUNK = 4  # samples that are run at once; all asked-for activations of so many are in memory
 LARGE = 2**15  # values of a sample's inputs (181 x 181 pixels) above which samples are run one by one
