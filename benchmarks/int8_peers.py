@@ -27,11 +27,13 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from _memory import OURS
+from _memory import needed as memory
 from _sessions import needed
 from int8_tasks import TASKS, Task
 from int8_tools import Feed, Made, file_bytes, tools
 
-from lessen import Compression, Uniform
+from lessen import Compression
 from lessen.data import Score, outputs_of, paired_drop
 from lessen.models import fold_batchnorm
 from lessen.targets import compare, float_onnx, target
@@ -39,7 +41,7 @@ from lessen.verify import Judge, one_sample
 
 NAME, DEFAULT, QUICK = "int8_peers", "resnet50,efficientnet_lite0,minilm", "demo_resnet"
 RUNTIMES = ("openvino", "onnxruntime")
-OURS = {"lessen": (Uniform(8),), "lessen/any bits": "uniform"}
+ALONE = "in a process of its own, above imports, network and data"
 SAME_PART = ("trace", "statistics", "propose", "smooth", "ranges", "apply", "export")  # stages that peers have too
 
 
@@ -112,14 +114,13 @@ class Contest:
             out = self.folder / f"{tool.__name__}.onnx"
             self.note(who)
             try:
-                with common.Peak() as peak:
-                    made = tool(source, samples, out, self.task.transformer)
+                made = tool(source, samples, out, self.task.transformer)
             except Exception as error:  # peers fail in many ways; that is a result
                 why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
                 self.row(who, "file_bytes", None, "bytes", note=why)
                 continue
             self._placed(who, made)
-            self.row(who, "compress_peak_bytes", peak.bytes, "bytes")
+            self.row(who, "compress_peak_bytes", memory(self.what, who), "bytes", note=ALONE)
 
     def _placed(self, who: str, made: Made) -> None:
         self.row(who, "compress_seconds", made.seconds, "s", cpu_seconds=round(made.cpu, 2))
@@ -140,13 +141,14 @@ class Contest:
         out = self.folder / f"{who.replace('/', '-').replace(' ', '-')}-{runtime}"
         self.note(f"{who}, {runtime}")
         start, cpu = time.perf_counter(), time.process_time()
-        with common.Peak() as peak:
-            result = self._job(runtime, using).run(out)
+        result = self._job(runtime, using).run(out)
         whole, cpu = time.perf_counter() - start, time.process_time() - cpu
         stages, path = result.report.seconds, result.files["model.onnx"]
         note = f"target {runtime}"
         self.row(who, f"compress_seconds_{runtime}", whole, "s", cpu_seconds=round(cpu, 2), note=note)
-        self.row(who, f"compress_peak_bytes_{runtime}", peak.bytes, "bytes", note=note)
+        self.row(
+            who, f"compress_peak_bytes_{runtime}", memory(self.what, who, runtime), "bytes", note=f"{note}; {ALONE}"
+        )
         same = sum(v for k, v in stages.items() if k in SAME_PART)
         self.row(who, f"quantize_seconds_{runtime}", same, "s", note=f"{note}: {' + '.join(SAME_PART)}")
         for stage, value in stages.items():

@@ -9,7 +9,8 @@ the same without looking at the layers before. GPTQ, AWQ and HQQ are re-derived 
     python benchmarks/weight_only.py [--quick] [--tasks character_gpt,minilm,whisper_tiny] [--settings 4@32,4@128]
 
 A setting is bits@group, group 0 is a whole output channel; each is a part of its own, those that are in the results
-already are left out unless --again is given.
+already are left out unless --again is given. Figures with `_against_gptq` are ours minus those of the better GPTQ,
+sample by sample: what all share because of the samples is not in their intervals.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,13 +133,13 @@ ABSENT = {
 
 def rows_of(what: str, task: Task, base: Figures, s: Setting, ways: Sequence[str]) -> list[common.Row]:
     """Everybody at one setting."""
-    name, made = s.name(what), []
+    name, made, judged = s.name(what), [], {}
     for who in ways:
         started = time.process_time()
         network = WAYS[who](task, s)
         seconds = time.process_time() - started
         with torch.no_grad():
-            figures = task.judge(network)
+            figures = judged[who] = task.judge(network)
         rows = [_loss(who, name, k, base[k][0], v, unit) for k, (v, unit) in figures.items()]
         zero_bits = 16 if who.startswith("HQQ") else s.bits
         note = "codes, float16 steps and zero points packed, the rest in float32: counted, in one way for all"
@@ -148,17 +149,34 @@ def rows_of(what: str, task: Task, base: Figures, s: Setting, ways: Sequence[str
         ]
         common.show(rows)
         made += rows
+    beside = against_gptq(name, judged)
+    common.show(beside)
+    made += beside
     made += [common.row(who, name, "loss", None, "", note=why) for who, why in ABSENT.items()]
     return made
 
 
-def _loss(who: str, what: str, figure: str, before: Tensor | float, after: Tensor | float, unit: str) -> common.Row:
-    """The mean difference to the float network, with its 95 % interval over samples."""
+def against_gptq(what: str, judged: Mapping[str, Figures]) -> list[common.Row]:
+    """Ours minus the better of the two GPTQ (on these very test samples), of all figures that have samples."""
+    rivals, made = [w for w in judged if w.startswith("GPTQ")], []
+    for who in (w for w in judged if w.startswith("lessen") and rivals):
+        for figure, (ours, unit) in judged[who].items():
+            if torch.as_tensor(ours).ndim:
+                best = min(rivals, key=lambda w: float(torch.as_tensor(judged[w][figure][0]).mean()))
+                name, theirs = f"{figure}_against_gptq", judged[best][figure][0]
+                made.append(_loss(who, what, name, theirs, ours, unit, note=f"minus {best}; less than 0 is better"))
+    return made
+
+
+def _loss(
+    who: str, what: str, figure: str, before: Tensor | float, after: Tensor | float, unit: str, note: str = ""
+) -> common.Row:  # fmt: skip
+    """The mean difference, with its 95 % interval over samples."""
     more = torch.as_tensor(after).double() - torch.as_tensor(before).double()
     if more.ndim == 0:
         return common.row(who, what, figure, float(more), unit)
     mean, spread = float(more.mean()), 1.96 * float(more.std()) / len(more) ** 0.5
-    return common.row(who, what, figure, mean, unit, n=len(more), low=mean - spread, high=mean + spread)
+    return common.row(who, what, figure, mean, unit, n=len(more), low=mean - spread, high=mean + spread, note=note)
 
 
 def file_bytes(task: Task, s: Setting, zero_bits: int) -> int:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         AWQ,
         Dynamic,
         FixedPoint,
+        HalfSteps,
         IntegerNet,
         LowFloat,
         NormalFloat,
@@ -93,8 +94,8 @@ _HOMES = {
     "models.packed": "load_into unpack_file", "models.rotate": "rotated", "plan": "Plan Treatment",
     "prune": "Blocks ExactOBS Fisher LearnedMask Magnitude NM OptimalBrain Snip Taylor Threshold Wanda",
     "prune.channels": "Channels", "prune.depth": "Depth", "share": "KMeans Quantile", "stack": "Stack",
-    "quantize": "AWQ Dynamic FixedPoint IntegerNet LowFloat NormalFloat PowerOfTwo QFormat Uniform "
-    "accumulator_bits integer_net", "refold": "Rotate activation_aware",
+    "quantize": "AWQ Dynamic FixedPoint HalfSteps IntegerNet LowFloat NormalFloat PowerOfTwo QFormat "
+    "Uniform accumulator_bits integer_net", "refold": "Rotate activation_aware",
     "statistics": "Statistics", "statistics.datafree": "made_up", "targets": "OnnxRuntime OpenVINO Packed",
     "train": "AdaRound Adaptive BlockReconstruction Distillation FineTune GMP GroupLasso IMP L0 L1 LSQ LearnedPruning "
     "Movement PACT RigL STR Slimming StraightThrough StructuredL0 StructuredMovement",
@@ -104,13 +105,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 __all__ = [
     "AWQ", "GMP", "IMP", "L0", "L1", "LSQ", "NM", "PACT", "STR", "SVD", "AdaRound", "Adaptive", "BlockReconstruction",
     "Blocks", "Budget", "BudgetNotMet", "Channels", "Compression", "Depth", "Diagnosis", "Distillation", "Dynamic",
-    "ExactOBS", "FineTune", "Fisher", "FixedPoint", "GroupLasso", "IntegerNet", "KMeans", "Layer", "LearnedMask",
-    "LearnedPruning", "LessenError", "LowFloat", "Magnitude", "Model", "Movement", "NormalFloat", "OnnxRuntime",
-    "OpenVINO", "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL", "Rotate",
-    "Slimming", "Snip", "Stack", "Statistics", "StraightThrough", "StructuredL0", "StructuredMovement", "Taylor",
-    "Threshold", "Treatment", "Uniform", "Wanda", "accumulator_bits", "activation_aware", "apply", "compress", "couple",
-    "diagnose", "equalized", "inspect", "integer_net", "load", "load_data", "load_into", "made_up", "reestimated",
-    "replay", "rotated", "unpack_file", "write_integers",
+    "ExactOBS", "FineTune", "Fisher", "FixedPoint", "GroupLasso", "HalfSteps", "IntegerNet", "KMeans", "Layer",
+    "LearnedMask", "LearnedPruning", "LessenError", "LowFloat", "Magnitude", "Model", "Movement", "NormalFloat",
+    "OnnxRuntime", "OpenVINO", "OptimalBrain", "Packed", "Plan", "PowerOfTwo", "QFormat", "Quantile", "Result", "RigL",
+    "Rotate", "Slimming", "Snip", "Stack", "Statistics", "StraightThrough", "StructuredL0", "StructuredMovement",
+    "Taylor", "Threshold", "Treatment", "Uniform", "Wanda", "accumulator_bits", "activation_aware", "apply", "compress",
+    "couple", "diagnose", "equalized", "inspect", "integer_net", "load", "load_data", "load_into", "made_up",
+    "reestimated", "replay", "rotated", "unpack_file", "write_integers",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from .memory import frugal, kept, rest, twin
 from .models import Layer, Trace
 from .models.put import put_matrix
 from .plan import Treatment
-from .statistics import Statistics
+from .statistics import Statistics, forget_factor
 from .statistics.fallback import fall_backs
 from .technique import Technique
 from .train.qat_inputs import InputRange
@@ -148,4 +148,5 @@ def realize(bench: Bench, treatments: Mapping[str, Treatment]) -> Compressed:
         statistics = bench.statistics.get(name, Statistics())
         put_matrix(module, layers[name], codings[name].decode(), statistics.mean, bench.scales.get(name))
         rest()
+    forget_factor()
     return Compressed(module, layers, codings, dict(treatments), why, bench.edits, bench.folded, bench.scales)

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_LEAST = 2**20  # bytes: smaller arrays stay in memory
+_LEAST = 2**18  # bytes: smaller arrays stay in memory
 _OF_NETWORK = 2**16  # bytes: smaller parameters of a network that waits in a file stay in memory
 _ALIGNED = 16  # numbers
 _STRETCH = 2**20
-_MOST = 256  # arrays that lie in files at one time: each holds a file open
+_MOST = 512  # arrays that lie in files at one time: each holds a file open
 _TRIM, _MMAP = -1, -3  # of glibc's mallopt
 _USUAL = 2**25  # bytes
 _TORCH = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
@@ -99,7 +99,7 @@ def _limits(size: int) -> None:
 def shelved(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A new array of zeros in a temporary file: `rest` takes it out of memory until it is touched again.
 
-    Arrays under 1 MB are ordinary tensors, and so are all where the file can't grow or the system has no such maps.
+    Arrays under 256 kB are ordinary tensors, and so are all where the file can't grow or the system has no such maps.
     The file has no name, so that nothing is left behind; it goes with its tensor.
     """
     size = dtype.itemsize * math.prod(shape)

@@ -19,7 +19,7 @@ from .models import Layer
 from .plan import Treatment
 from .quantize.dynamic import check_at_run_time
 from .solve import Candidate
-from .statistics import Statistics
+from .statistics import Statistics, forget_factor
 from .technique import Technique
 
 
@@ -120,8 +120,10 @@ def propose(
     """Candidates of every layer: kept as it is, and each technique's setting that the layer can take."""
     shared = [layer for layer in bench.traced.layers if not allowed.get(layer.name)]
     each = [allocated(t, shared, bench.statistics) for t in techniques]
-    return {x.name: _candidates(bench, x, [t[x.name] for t in each if x.name in t], prices, step)
-            for x in bench.traced.layers}  # fmt: skip
+    found = {x.name: _candidates(bench, x, [t[x.name] for t in each if x.name in t], prices, step)
+             for x in bench.traced.layers}  # fmt: skip
+    forget_factor()
+    return found
 
 
 def _candidates(

@@ -37,8 +37,8 @@ def smoothed_bench(bench: Bench, exporter: Exporter, strength: float = STRENGTH)
     """
     if "linear" not in exporter.target.executes or bench.scales:
         return None
-    batches = (b.inputs for b in exporter.calibration.batches())
-    made = smoothed(exporter.graph, bench.traced.layers, batches, strength)
+    seen = {n: s.extremes for n, s in bench.statistics.items() if s.extremes is not None}
+    made = smoothed(exporter.graph, bench.traced.layers, seen, strength)
     if not made.scales:
         return None
     statistics = _transformed(bench.statistics, made.scales, made.ranges)
@@ -70,5 +70,7 @@ def _transformed(
         low, high = ranges[name]
         mean = None if old.mean is None else old.mean / s
         gradients = None if old.gradients is None else old.gradients.scaled(s)
-        found[name] = dataclasses.replace(old, H=moments.get(key), mean=mean, low=low, high=high, gradients=gradients)
+        extremes = None if old.extremes is None else (old.extremes[0] / s, old.extremes[1] / s)
+        found[name] = dataclasses.replace(old, H=moments.get(key), mean=mean, low=low, high=high, gradients=gradients,
+                                          extremes=extremes)  # fmt: skip
     return found

@@ -17,6 +17,7 @@ from .memory import stretches, trim
 from .targets.target import Session
 
 _VALUES = 2**17  # inputs that a runtime gets at once, 512 kB: what it makes of them takes many times their memory
+_SAMPLES = 8  # that it gets at once at most: of a few tokens it makes as much as of an image
 
 
 @dataclass(eq=False)
@@ -73,7 +74,7 @@ def piecewise(session: Session, values: int = _VALUES) -> Session:
     def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         samples = {x.shape[0] for x in inputs if x.ndim}
         n = samples.pop() if len(samples) == 1 else 1
-        step = max(1, values * n // max(sum(x.numel() for x in inputs if x.ndim), 1))
+        step = min(max(1, values * n // max(sum(x.numel() for x in inputs if x.ndim), 1)), _SAMPLES)
         if step >= n:
             return session(inputs)
         pieces = []

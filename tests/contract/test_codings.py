@@ -19,6 +19,9 @@ EXAMPLES: dict[str, Coding] = {
     "grid": Grid((draw(6, 8) * 3).to(torch.int8), draw(6, 1).abs(), torch.zeros(6, 1, dtype=torch.int16), 4),
     "grid groups": Grid((draw(6, 8) * 3).to(torch.int8), draw(6, 2).abs(), torch.ones(6, 2, dtype=torch.int16), 4),
     "grid tensor": Grid((draw(6, 8) * 99).to(torch.int16), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int16), 12),
+    "grid odd": Grid(
+        (draw(6, 8) > 0).to(torch.int8) * 2 - 1, draw(6, 1).abs(), torch.tensor([[0, 1] * 3]).T.short(), 2, True
+    ),
     "codebook": Codebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(1, 4)),
     "codebook rows": Codebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(6, 4)),
     "scaled": ScaledCodebook((draw(6, 8).abs() * 4).clamp(0, 3).to(torch.uint8), draw(1, 4), draw(6, 2).abs()),

@@ -278,6 +278,17 @@ def test_very_wide_inputs_keep_only_the_diagonal() -> None:
     assert wide.harm(torch.ones(3, 4)) == pytest.approx(0.5 * 3 * 4 * 2)
 
 
+def test_extremes_are_those_of_each_column_over_all_samples() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).eval()
+    x = draw(50, 4)
+    found = collect(module, [linear("0.weight", module), linear("2.weight", module)], list(x.split(8)))
+    low, high = found["2.weight"].extremes
+    y = module[1](module[0](x)).detach()
+    torch.testing.assert_close(low, y.amin(0))
+    torch.testing.assert_close(high, y.amax(0))
+    assert found["2.weight"].low == float(low.min()) and found["2.weight"].high == float(high.max())
+
+
 def test_harm_is_the_quadratic_form() -> None:
     H, G, d = draw(2, 5, 5), draw(6).square(), draw(6, 5, seed=1)
     H = H @ H.transpose(1, 2)

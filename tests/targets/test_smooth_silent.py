@@ -34,7 +34,8 @@ def smoothed_without(silent: int, loud: float = 1.0) -> tuple[Smoothed, Tensor, 
     x = torch.randn(64, CHANNELS, generator=generator).clamp(-2, 2)
     quiet = x.clone()
     quiet[:, :silent] = 0
-    made = smoothed(float_onnx(module, (quiet,)), layers_of(module, quiet), [(quiet,)], 0.85)
+    seen = (quiet * module.sizes).aminmax(dim=0)
+    made = smoothed(float_onnx(module, (quiet,)), layers_of(module, quiet), {"linear.weight": tuple(seen)}, 0.85)
     return made, made.scales["linear.weight"], x * module.sizes
 
 

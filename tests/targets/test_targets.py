@@ -7,6 +7,7 @@ import torch
 
 from lessen.errors import LessenError
 from lessen.models import Layer
+from lessen.statistics import collect
 from lessen.targets import (
     TARGETS,
     Coded,
@@ -183,7 +184,8 @@ def test_smoothing_keeps_the_function_and_helps_outliers(tmp_path):
         module.qkv.weight[:, 3] /= 40
     tokens = torch.randint(0, 50, (16, 12), generator=torch.Generator().manual_seed(0))
     layers, graph, t = layers_of(module, tokens), float_onnx(module, (tokens,)), OnnxRuntime()
-    smooth = smoothed(graph, layers, [(tokens,)])
+    extremes = {n: s.extremes for n, s in collect(module, layers, [(tokens,)]).items() if s.extremes is not None}
+    smooth = smoothed(graph, layers, extremes)
     wanted = module(tokens).detach()
     results = {}
     for name, (g, found) in {"plain": (graph, layers), "smooth": (smooth.model, smooth.layers)}.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lessen
 import small
-from lessen import AdaRound, BlockReconstruction, LessenError, Uniform
+from lessen import AdaRound, BlockReconstruction, HalfSteps, LessenError, Uniform
 from lessen.codings import Grid
 from lessen.demo.network import ResNet
 from lessen.models import trace
@@ -75,15 +75,15 @@ def one_layer() -> tuple:
     return layer, collect(net, [layer], [x], fisher=0)[layer.name]
 
 
-@pytest.mark.parametrize("technique", [Uniform(3), Uniform(2, symmetric=False), Uniform(4, 8), Uniform(2, "tensor")],
-                         ids=repr)  # fmt: skip
+@pytest.mark.parametrize("technique", [Uniform(3), Uniform(2, symmetric=False), Uniform(4, 8), Uniform(2, "tensor"),
+                                       HalfSteps(2), HalfSteps(3, 8)], ids=repr)  # fmt: skip
 def test_soft_rounding_begins_at_the_codes_it_is_given(technique):
     layer, known = one_layer()
     grid = technique.encode(layer, known)
     soft = SoftRounding(layer, grid)
     assert torch.equal(soft.coding().codes, grid.codes) and soft.coding().codes.dtype == grid.codes.dtype
-    inside = (grid.codes.float() - layer.matrix / soft.scale - soft.zero).abs() < 1
-    assert float(((soft().detach() - grid.decode()).abs() / soft.scale)[inside].max()) < 0.11
+    inside = (grid.codes.float() - layer.matrix / soft.scale - soft.zero).abs() < soft.gap
+    assert float(((soft().detach() - grid.decode()).abs() / soft.scale)[inside].max()) < 0.11 * soft.gap
     with torch.no_grad():
         soft.V.copy_(torch.where(soft.V > 0, 9.0, -9.0))
     torch.testing.assert_close(soft().detach(), soft.coding().decode())

@@ -79,10 +79,9 @@ def test_learned_steps_agree_with_finite_differences() -> None:
 @pytest.mark.parametrize("kind", METHODS)
 def test_training_is_better_than_its_start_and_holds_to_its_grids(net: nn.Module, kind: type) -> None:
     before, start = fitted(net, kind(2, 3, epochs=0))
-    after, trained = fitted(net, kind(2, 3, epochs=4, lr=3e-3, batch_size=32))
-    assert error(net, after) < 0.9 * error(net, before)
-    of_epochs = torch.tensor(trained.losses).reshape(4, 13).sum(1)  # the start is good, so the first may be low too
-    assert of_epochs[-1] < of_epochs.max()
+    after, trained = fitted(net, kind(2, 3, epochs=8, lr=1.5e-3, batch_size=32))
+    assert error(net, after) < 0.8 * error(net, before)
+    assert len(trained.losses) == 104 and sum(trained.losses[-13:]) < 0.8 * sum(trained.losses[:13])
     layers = {x.name: x for x in trace(net, (small.data(2)[0],)).layers}
     assert set(trained.codings) == set(layers) == set(start.codings)
     for name, layer in layers.items():
@@ -93,11 +92,11 @@ def test_training_is_better_than_its_start_and_holds_to_its_grids(net: nn.Module
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "lr", "left"), [(StraightThrough, 3e-3, 0.8), (LSQ, 3e-3, 0.7), (PACT, 1e-3, 0.85)])
-def test_with_samples_enough_a_fifth_of_the_error_and_more_goes(net: nn.Module, kind: type, lr, left: float) -> None:
+@pytest.mark.parametrize(("kind", "left"), [(StraightThrough, 0.8), (LSQ, 0.7), (PACT, 0.85)])
+def test_with_samples_enough_a_fifth_of_the_error_and_more_goes(net: nn.Module, kind: type, left: float) -> None:
     many = load_data({"calibration": small.data(4096, seed=4), "validation": small.data(8), "test": small.data(8, 2)})
     before, _ = fitted(net, kind(2, 3, epochs=0), part=many.calibration)
-    after, _ = fitted(net, kind(2, 3, epochs=4, lr=lr, batch_size=32), part=many.calibration)
+    after, _ = fitted(net, kind(2, 3, epochs=4, lr=3e-3, batch_size=32), part=many.calibration)
     assert error(net, after) < left * error(net, before)
 
 
@@ -181,11 +180,12 @@ def test_under_autocast_products_are_short_and_losses_are_not(net: nn.Module) ->
     assert seen == [torch.bfloat16] and Once(net)(x).dtype == torch.float32
 
 
-def test_two_bits_lean_to_either_side(net: nn.Module) -> None:
-    """A channel whose weights are mostly positive has the codes -1..2, its negative -2..1."""
-    first = fitted(net, StraightThrough(2, None, epochs=0))[1].codings["0.weight"]
-    zeros = first.zero_point
-    assert first.bits == 2 and len(zeros.unique()) > 1
+def test_two_bits_have_their_zero_on_a_level_or_between_two(net: nn.Module) -> None:
+    """Each channel its own; training keeps it. From three bits on it is on one."""
+    start, trained = (fitted(net, LSQ(2, None, epochs=e))[1].codings for e in (0, 2))
+    zeros = torch.cat([c.zero_point.flatten() for c in start.values()])
+    assert {-1, 0, 1} <= set(zeros.tolist()) and all(c.odd and c.bits == 2 for c in start.values())
+    assert all(torch.equal(c.zero_point, trained[n].zero_point) and trained[n].odd for n, c in start.items())
     assert all(c.symmetric for c in fitted(net, StraightThrough(3, None, epochs=0))[1].codings.values())
 
 

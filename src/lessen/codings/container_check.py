@@ -40,8 +40,8 @@ def check_coding(coding: Coding) -> None:
         check_coding(coding.right)
     elif isinstance(coding, Grid) and coding.codes.numel():
         low, high = int(coding.codes.min()), int(coding.codes.max())
-        half = 1 << coding.bits - 1
-        if low < -half or high >= half:
+        least, most = coding.ends
+        if low < least or high > most:
             raise LessenError(f"codes from {low} to {high} don't fit {coding.bits} bits", where="codes")
     if len(coding.shape) != 2:
         raise LessenError(f"is not a matrix but {coding.shape}")

@@ -20,6 +20,9 @@ class Grid:
         scale: float32 [1, 1] (per tensor), [rows, 1] (per channel) or [rows, n] (n groups of consecutive columns).
         zero_point: integers in the shape of `scale`; 0 everywhere for a symmetric grid.
         bits: 1 to 16; codes lie in [-2^(bits-1), 2^(bits-1) - 1].
+        odd: codes are the odd numbers from 1 - 2^bits to 2^bits - 1 instead, two of `scale` apart, so that zero may lie
+            half way between two levels (zero point 0) as well as on one (odd zero points). A pruned weight has its zero
+            point for a code, even or odd.
     """
 
     kind: ClassVar[str] = "grid"
@@ -27,6 +30,7 @@ class Grid:
     scale: Tensor
     zero_point: Tensor
     bits: int
+    odd: bool = False
 
     def __post_init__(self) -> None:
         rows, columns = self.shape
@@ -49,6 +53,12 @@ class Grid:
         return self.shape[1] // self.scale.shape[1]
 
     @property
+    def ends(self) -> tuple[int, int]:
+        """Least and greatest code."""
+        half = 1 << self.bits - 1
+        return (1 - 2 * half, 2 * half - 1) if self.odd else (-half, half - 1)
+
+    @property
     def symmetric(self) -> bool:
         return not bool(self.zero_point.any())
 
@@ -63,10 +73,15 @@ class Grid:
         return {"codes": self.codes, "scale": self.scale, **zero}
 
     def settings(self) -> dict[str, Any]:
-        return {"bits": self.bits}
+        return {"bits": self.bits, **({"odd": True} if self.odd else {})}
 
     @classmethod
     def from_parts(cls, parts: dict[str, Tensor], settings: dict[str, Any]) -> Grid:
         scale = parts["scale"]
         zero = parts.get("zero_point", torch.zeros(scale.shape, dtype=torch.int16))
-        return cls(parts["codes"], scale, zero, int(settings["bits"]))
+        return cls(parts["codes"], scale, zero, int(settings["bits"]), bool(settings.get("odd")))
+
+
+def odd_(x: Tensor) -> Tensor:
+    """The nearest odd numbers, in place."""
+    return x.mul_(0.5).floor_().mul_(2).add_(1)

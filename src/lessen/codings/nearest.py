@@ -10,7 +10,7 @@ from torch import Tensor
 from .codebook import Codebook
 from .coding import Coding
 from .dense import Dense
-from .grid import Grid
+from .grid import Grid, odd_
 from .scaled import ScaledCodebook
 from .sparse import Sparse
 
@@ -38,9 +38,10 @@ def _grid_codes(grid: Grid, matrix: Tensor, keep_zeros: bool) -> Tensor:
     rows, columns = grid.shape
     split = matrix.reshape(rows, grid.scale.shape[1], -1)
     zero = grid.zero_point[..., None].float()
-    low, high = -(2 ** (grid.bits - 1)), 2 ** (grid.bits - 1) - 1
     scale = grid.scale[..., None].float().clamp_min(1e-30)
-    codes = (torch.round(split / scale) + zero).clamp(low, high).reshape(rows, columns).to(grid.codes.dtype)
+    steps = split / scale
+    codes = odd_(steps + zero) if grid.odd else steps.round_() + zero
+    codes = codes.clamp_(*grid.ends).reshape(rows, columns).to(grid.codes.dtype)
     if keep_zeros:
         pruned = grid.decode() == 0
         codes = torch.where(pruned, grid.codes, codes)

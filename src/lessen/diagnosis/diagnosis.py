@@ -15,7 +15,7 @@ from ..data.interval import Drop
 from ..data.metrics import Score
 from ..report import Progress
 from ..targets.calibrate import as_array, chunks, observed
-from ..targets.graph import ort_session
+from ..targets.graph import answers, ort_session
 from ..verify import Judge
 from .blame import Share, Switchboard, blamed
 from .measure import NONE, Batches, Noise, decibels, measured
@@ -283,10 +283,9 @@ def _ran(model: Any, few: Batches) -> Answers:
 def _session(path: Path, few: Batches) -> Answers:
     session = ort_session(str(path), intra_op_num_threads=1)
     first = session.get_inputs()[0].shape
-    names = [i.name for i in session.get_inputs()]
     fixed = first[0] if first and isinstance(first[0], int) else None
     arrays = ([as_array(x) for x in b] for b in few)
-    return [list(session.run(None, dict(zip(names, c, strict=True)))) for c in chunks(arrays, fixed)]
+    return [answers(session, c) for c in chunks(arrays, fixed)]
 
 
 def _gap(wanted: Answers, got: Answers) -> float:

@@ -136,7 +136,8 @@ def _finished(layer: Layer, sums: Sums, known: Fisher, samples: int) -> Statisti
             where=layer.name,
             mend="look for NaN in the calibration data, or for a layer before it that overflows",
         )
-    return Statistics(H, moments.mean(), known.G(layer), moments.low, moments.high, positions, samples, moments.n)
+    return Statistics(H, moments.mean(), known.G(layer), moments.low, moments.high, positions, samples, moments.n,
+                      extremes=moments.extremes)  # fmt: skip
 
 
 def _diagonal(H: Tensor) -> Tensor:

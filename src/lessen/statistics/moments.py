@@ -20,16 +20,36 @@ class Moments:
     def __init__(self, second: bool = True) -> None:
         self.second = second
         self.n = 0
-        self.low, self.high = float("inf"), float("-inf")
+        self.lowest: Tensor | None = None
+        self.highest: Tensor | None = None
         self.sum: Tensor | None = None
         self.square: Tensor | None = None
         self._finished = False
 
-    def range(self, x: Tensor) -> None:
-        """Widen the range by everything in `x`."""
-        if x.numel():
-            low, high = torch.aminmax(x)
-            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+    def range(self, x: Tensor, by_column: bool = False) -> None:
+        """Widen the range by everything in `x`, or that of each column by the rows [n, columns] of `x`."""
+        if not x.numel():
+            return
+        low, high = (x.amin(0), x.amax(0)) if by_column else torch.aminmax(x)
+        self.lowest = low if self.lowest is None else torch.minimum(self.lowest, low)
+        self.highest = high if self.highest is None else torch.maximum(self.highest, high)
+
+    @property
+    def low(self) -> float:
+        """The least of all; NaN where there was one."""
+        return float("inf") if self.lowest is None else float(self.lowest.min())
+
+    @property
+    def high(self) -> float:
+        """The most of all."""
+        return float("-inf") if self.highest is None else float(self.highest.max())
+
+    @property
+    def extremes(self) -> tuple[Tensor, Tensor] | None:
+        """Lowest and highest of each column, float32 [columns]; None where they were not told apart."""
+        if self.lowest is None or self.highest is None or not self.lowest.ndim:
+            return None
+        return self.lowest.float(), self.highest.float()
 
     def add(self, columns: Tensor) -> None:
         """Take in rows of columns, float32 [groups, n, columns]."""

@@ -153,8 +153,13 @@ class _Last:
         self._source = None if source is None else weakref.ref(source)
         self._made = (order, damp, factor)
 
+    def forget(self) -> None:
+        """Frees it: as large as the largest second moment."""
+        self._source = self._made = None
+
 
 _last = _Last()
+forget_factor = _last.forget
 
 
 def problem(layer: Layer, statistics: Statistics) -> Problem:

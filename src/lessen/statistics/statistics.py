@@ -28,6 +28,7 @@ class Statistics:
         samples: how many samples were seen; 0 when the data never reached the layer.
         observations: rows of input columns that `H` is the mean of (samples x positions taken); 0 if not known.
         gradients: of the loss by the single weights, computed when first asked for; None if they can't be.
+        extremes: lowest and highest value of each input column, float32 [columns] each; None for convolutions.
 
     An embedding is the transposed case: its rows are tokens, so `G` [rows] is how often a sample looks a row up
     and `H` [1, columns, columns] the second moment of the loss gradient at what it returns.
@@ -42,6 +43,7 @@ class Statistics:
     samples: int = 0
     observations: int = 0
     gradients: LayerGradients | None = field(default=None, repr=False)
+    extremes: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     @property
     def full(self) -> Tensor | None:

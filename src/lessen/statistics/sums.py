@@ -43,7 +43,7 @@ class Sums:
     def rows(self, layer: Layer, x: Tensor) -> None:
         self.positions[layer.name] = self.positions.get(layer.name, 0) + len(x)
         if (moments := self._leads(layer)) is not None and len(x):
-            moments.range(x)
+            moments.range(x, by_column=True)
             moments.add(sample_rows(x, self.samples, layer.shape[0], self.generator))
 
     def image(self, layer: Layer, x: Tensor, conv: Convolution) -> None:

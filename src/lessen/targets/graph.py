@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -107,6 +108,10 @@ def ort_session(source: bytes | str, **settings: Any) -> Any:
 
 def run_onnx(model: ir.Model, inputs: Sequence[Array]) -> list[Array]:
     """The outputs of a graph for one batch of inputs, by ONNX Runtime."""
-    session = session_on(model)
+    return answers(session_on(model), inputs)
+
+
+def answers(session: Any, inputs: Sequence[Array]) -> list[Array]:
+    """All outputs for one batch, in memory of their own: as the runtime gives them they hold all of the session's."""
     names = [i.name for i in session.get_inputs()]
-    return list(session.run(None, dict(zip(names, inputs, strict=True))))
+    return [np.array(x) for x in session.run(None, dict(zip(names, inputs, strict=True)))]

@@ -18,7 +18,7 @@ from .calibrate import calibrated, chunks, fixed_batch, maker
 from .clipping import live_noise, noise
 from .coded import INTEGERS, Coded, Execution
 from .dynamic import live_inputs
-from .graph import Array, session_on
+from .graph import Array, answers, session_on
 from .locate import Site, locate_all
 from .placement import Rules, place
 from .qdq import activations, quantized
@@ -182,9 +182,7 @@ def _bare(model: ir.Model, coded: Coded) -> Coded:
 
 def _outputs(model: ir.Model, head: Sequence[tuple[Array, ...]]) -> Answers:
     session = session_on(model, intra_op_num_threads=torch.get_num_threads())
-    names = [i.name for i in session.get_inputs()]
-    parts = chunks(head, fixed_batch(session))
-    return [session.run(None, dict(zip(names, part, strict=True))) for part in parts]
+    return [answers(session, part) for part in chunks(head, fixed_batch(session))]
 
 
 def _error(wanted: Answers, got: Answers) -> float:

@@ -15,7 +15,7 @@ from ..data import Batch
 from ..errors import LessenError
 from ..models.layer import Layer
 from ..models.put import put_matrix
-from ..quantize import Uniform
+from ..quantize import HalfSteps, Uniform
 from ..statistics import Statistics
 from ..statistics.still import still
 from .blocks_learn import Problem, Rounded, learn, settle
@@ -140,10 +140,13 @@ class _Run:
 
 def _nearest(layers: Mapping[str, Layer], known: Mapping[str, Grid]) -> dict[str, Grid]:
     """Grids of the same kind, without any feedback of errors."""
-    return {
-        name: Uniform(grid.bits, _per(grid), grid.symmetric, feedback=False).encode(layers[name], Statistics())
-        for name, grid in known.items()
-    }
+    return {name: _kind(grid).encode(layers[name], Statistics()) for name, grid in known.items()}
+
+
+def _kind(grid: Grid) -> HalfSteps | Uniform:
+    if grid.odd:
+        return HalfSteps(grid.bits, _per(grid), feedback=False)
+    return Uniform(grid.bits, _per(grid), grid.symmetric, feedback=False)
 
 
 def _per(grid: Grid) -> str | int:

@@ -30,13 +30,14 @@ class SoftRounding(nn.Module):
         codes, self.scale = grid.codes.float(), grid.scale.float().repeat_interleave(grid.group_size, 1)
         self.zero = grid.zero_point.float().repeat_interleave(grid.group_size, 1)
         real = layer.matrix / self.scale + self.zero
-        self.lower = codes - (codes > real).float()
-        h = (real - self.lower).clamp(0, 1)
-        h = h + _TRUST * (codes - self.lower - h)
+        self.gap = 2 if grid.odd else 1  # from one code to the next
+        self.lower = codes - self.gap * (codes > real).float()
+        h = ((real - self.lower) / self.gap).clamp(0, 1)
+        h = h + _TRUST * ((codes - self.lower) / self.gap - h)
         share = ((h - STRETCH[0]) / (STRETCH[1] - STRETCH[0])).clamp(1e-3, 1 - 1e-3)
         self.V = nn.Parameter(share.logit())
         self.keep = None if layer.mask is None else layer.mask.float()
-        self.edges = (-float(2 ** (grid.bits - 1)), float(2 ** (grid.bits - 1) - 1))
+        self.edges = grid.ends
 
     @property
     def h(self) -> Tensor:
@@ -46,7 +47,7 @@ class SoftRounding(nn.Module):
 
     def forward(self) -> Tensor:
         """The soft weight, in the parameter's layout."""
-        matrix = ((self.lower + self.h).clamp(*self.edges) - self.zero) * self.scale
+        matrix = ((self.lower + self.gap * self.h).clamp(*self.edges) - self.zero) * self.scale
         return self.layer.from_matrix(matrix if self.keep is None else matrix * self.keep)
 
     def undecided(self) -> Tensor:
@@ -56,6 +57,6 @@ class SoftRounding(nn.Module):
     @torch.no_grad()
     def coding(self) -> Grid:
         """The codes as they are decided now."""
-        codes = (self.lower + (self.h >= 0.5).float()).clamp(*self.edges)
+        codes = (self.lower + self.gap * (self.h >= 0.5).float()).clamp(*self.edges)
         codes = codes if self.keep is None else torch.where(self.keep > 0, codes, self.zero)
         return replace(self.grid, codes=codes.to(self.grid.codes.dtype).contiguous())

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 from torch import nn
 
 from ..errors import LessenError
-from ..quantize import Uniform
+from ..quantize import HalfSteps, Uniform
 from .loop import FineTune, finetune
 from .method import Lesson, Trained
 from .qat_inputs import InputRange, freeze_inputs, input_ranges, put_inputs
@@ -88,9 +88,9 @@ class QuantizationAware:
         return self.passes(n) * math.ceil(n / self.batch_size)
 
     @property
-    def grid(self) -> Uniform:
-        """How weights are rounded first. -2..1 is lopsided: with 2 bits each step has its own zero, -1..2 as well."""
-        return Uniform(self.bits, self.per, symmetric=self.bits > 2)
+    def grid(self) -> Uniform | HalfSteps:
+        """How weights are rounded first. -2..1 is lopsided: with 2 bits each step has a zero of its own."""
+        return Uniform(self.bits, self.per) if self.bits > 2 else HalfSteps(self.bits, self.per)
 
     @property
     def slopes(self) -> tuple[Slope | None, Slope | None]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..codings.grid import odd_
+
 Total = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -30,11 +32,12 @@ class Slope:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """round(clip(x / step, low, high)) * step; the gradient passes inside the range (Bengio et al. 2013)."""
+    """clip(round(x / step), low, high) * step; the gradient passes inside the range (Bengio et al. 2013)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, low: Any, high: Any, slope: Slope | None) -> Tensor:
-        y = (x / step).clamp_(low, high).round_().mul_(step)
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: Any, high: Any, slope: Slope | None, odd: Any) -> Tensor:
+        y = (x / step).clamp_(low, high)
+        y = (y.round_() if odd is None else odd_(y.add_(odd)).sub_(odd)).mul_(step)
         ctx.save_for_backward(x, y, step)
         ctx.low, ctx.high, ctx.slope = low, high, slope
         return y
@@ -47,7 +50,7 @@ class _FakeQuantize(torch.autograd.Function):
         if ctx.slope is not None and ctx.needs_input_grad[1]:
             learned = ctx.slope.of(g, passed, x, y, partial(_total, step.shape)) / step
             learned = learned + 2 * ctx.slope.decay * step * ctx.high**2
-        return passed, learned, None, None, None
+        return passed, learned, None, None, None, None
 
 
 def _total(shape: torch.Size, a: Tensor, b: Tensor) -> Tensor:
@@ -109,14 +112,15 @@ class Learner(nn.Module):
         step: where it starts, in a shape that broadcasts with what will be quantized; positive.
         low, high: least and greatest code.
         slope: the algorithm.
+        odd: zero points of an odd `Grid`, like `step`; None for whole codes.
     """
 
     start: Tensor
 
-    def __init__(self, step: Tensor, low: Any, high: Any, slope: Slope | None) -> None:
+    def __init__(self, step: Tensor, low: Any, high: Any, slope: Slope | None, odd: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("start", step.detach().clone().clamp_min(torch.finfo(torch.float32).tiny))
-        self.low, self.high, self.slope = low, high, slope
+        self.low, self.high, self.slope, self.odd = low, high, slope, odd
         self.grown = nn.Parameter(torch.zeros_like(self.start), requires_grad=slope is not None)
 
     @property
@@ -124,7 +128,7 @@ class Learner(nn.Module):
         return self.start * (self.grown * self.slope.speed).exp() if self.slope is not None else self.start
 
     def forward(self, x: Tensor) -> Tensor:
-        quantized: Tensor = _FakeQuantize.apply(x.float(), self.step, self.low, self.high, self.slope)
+        quantized: Tensor = _FakeQuantize.apply(x.float(), self.step, self.low, self.high, self.slope, self.odd)
         return quantized
 
     def frozen(self) -> FakeQuantize:

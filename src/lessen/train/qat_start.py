@@ -12,7 +12,7 @@ from ..data import Part
 from ..errors import LessenError
 from ..models.layer import Layer
 from ..models.put import put_matrix
-from ..quantize import Uniform
+from ..quantize import HalfSteps, Uniform
 from ..statistics import Statistics, collect
 
 SAMPLES = 512  # second moments and ranges settle by then
@@ -37,7 +37,7 @@ class Start:
     scales: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def rounded(student: nn.Module, layers: tuple[Layer, ...], part: Part, technique: Uniform) -> Start:
+def rounded(student: nn.Module, layers: tuple[Layer, ...], part: Part, technique: HalfSteps | Uniform) -> Start:
     """Every layer on the technique's grid, rounded with error feedback, biases corrected; changes the student.
 
     Embeddings look rows up: they have no input to quantize.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..codings import Coding, Grid, nearest
 from ..models.layer import Layer
 from .qat_quantizer import Learner, Slope
-from .through import through_codings
+from .through import put_decoded, through_codings
 
 
 class _OnGrid(nn.Module):
@@ -25,11 +25,8 @@ class _OnGrid(nn.Module):
         self.scale = None if scale is None else scale.clone()
         self.keep = grid.decode() != 0 if pruned else None
         zero = grid.zero_point[..., None].float()
-        low, high = -(2 ** (grid.bits - 1)), 2 ** (grid.bits - 1) - 1
-        symmetric = grid.symmetric
-        self.learner = Learner(
-            grid.scale[..., None].float(), low if symmetric else low - zero, high if symmetric else high - zero, slope
-        )
+        low, high = grid.ends if grid.symmetric else (end - zero for end in grid.ends)
+        self.learner = Learner(grid.scale[..., None].float(), low, high, slope, zero if grid.odd else None)
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = self._matrix(weight)
@@ -88,8 +85,5 @@ def through_grids(
                 found = owner.parametrizations[leaf]  # type: ignore[index]
                 made[name] = found[0].recode(found.original)  # type: ignore[union-attr]
                 parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
-                with torch.no_grad():  # the very values that the coding decodes to, to the bit
-                    matrix = made[name].decode()
-                    scale = (scales or {}).get(name)
-                    getattr(owner, leaf).copy_(layers[name].from_matrix(matrix if scale is None else matrix / scale))
+                put_decoded(owner, leaf, layers[name], made[name], (scales or {}).get(name))
     made.update(others)

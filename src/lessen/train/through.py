@@ -68,3 +68,12 @@ def through_codings(
             held: Any = owner.parametrizations[leaf]  # type: ignore[index]
             trained[name] = held[0].recode(held.original) if isinstance(held[0], _StraightThrough) else coding
             parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
+            if not isinstance(coding, LowRank):
+                put_decoded(owner, leaf, layers[name], trained[name], (scales or {}).get(name))
+
+
+@torch.no_grad()
+def put_decoded(owner: nn.Module, leaf: str, layer: Layer, coding: Coding, scale: Tensor | None) -> None:
+    """The very values that the coding decodes to, to the bit; over `scale` [columns] if there is one."""
+    matrix = coding.decode()
+    getattr(owner, leaf).copy_(layer.from_matrix(matrix if scale is None else matrix / scale))
