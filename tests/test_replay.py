@@ -9,6 +9,7 @@ from torch import nn
 import lessen
 import small
 from lessen import Budget, Channels, Compression, Uniform
+from lessen.plan import Plan, Treatment
 from targets.small_nets import Block, built
 
 BYTES = ("model.onnx", "model.lessen", "plan.yaml")
@@ -66,6 +67,13 @@ def test_a_plan_with_fine_tuned_widths(net, tmp_path):
     assert run.plan.channels and run.plan.tuned_widths
     plan = run.files["plan.yaml"]
     assert_same(run, *(lessen.replay(plan, net, small.data(), tmp_path / name, train=extra) for name in ("a", "b")))
+
+
+def test_layers_that_the_plan_does_not_name_are_kept_for_that_reason(net, tmp_path):
+    plan = Plan("onnxruntime", {"9.weight": Treatment(Uniform(8), activations=8)})
+    rows = {r.name: r for r in lessen.replay(plan, net, small.data(), tmp_path / "out").report.layers}
+    assert rows["9.weight"].done and not rows["11.weight"].done
+    assert rows["11.weight"].why == "kept: the plan does not name it"
 
 
 def test_two_runs_and_a_replay_of_a_packed_file(net, tmp_path):

@@ -162,4 +162,5 @@ def replayed(job: Job, plan: Plan, folder: RunFolder, progress: Progress) -> Fou
         if plan.layers[name].at_run_time:
             check_at_run_time(bench.layers[name], plan.layers[name].activations)
     treatments = {name: plan.layers.get(name, Treatment()) for name in bench.layers}
-    return Found(bench, exporter, judge, treatments, plan, macs_before=macs)
+    why = {name: "kept: the plan does not name it" for name in bench.layers if name not in plan.layers}
+    return Found(bench, exporter, judge, treatments, plan, why, macs_before=macs)

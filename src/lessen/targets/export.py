@@ -22,6 +22,7 @@ from .tidy import tidied
 
 OPSET = 18
 LEAST_OPSET = 13  # the first whose DequantizeLinear has an axis
+ROUNDING = 10.0  # times torch's own rounding errors, where the outputs are as small as these
 TOLERANCE = 1e-3  # of the largest output; float32 kernels differ by about 1e-5 a layer
 
 
@@ -235,12 +236,27 @@ def _check(model: ir.Model, module: nn.Module, inputs: tuple[Tensor, ...]) -> No
     for i, (a, b) in enumerate(zip(wanted, got, strict=True)):
         expected = a.detach().double().numpy()
         error = float(np.abs(expected - b).max()) if expected.size else 0.0
-        if expected.shape != b.shape or not error <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6):
+        close = error <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6) or error <= _rounding(module, inputs, i)
+        if expected.shape != b.shape or not close:
             raise LessenError(
                 f"output {i} of the exported graph differs from torch by {error:.3g}",
                 where=type(module).__name__,
                 mend="the network computes something that ONNX can't express; export it to ONNX yourself and compare",
             )
+
+
+def _rounding(module: nn.Module, inputs: tuple[Tensor, ...], output: int) -> float:
+    """`ROUNDING` times what torch's own float32 is off at an output that is nothing but what others left over.
+
+    0 where the network does not run in float64.
+    """
+    try:
+        with torch.no_grad():
+            exact = copy.deepcopy(module).double()(*(x.double() if x.is_floating_point() else x for x in inputs))
+            off = flat_tensors(exact)[output] - flat_tensors(module(*inputs))[output]
+            return ROUNDING * float(off.abs().max()) if off.numel() else 0.0
+    except (RuntimeError, TypeError, ValueError):
+        return 0.0
 
 
 def flat_tensors(outputs: Any) -> Sequence[Tensor]:
