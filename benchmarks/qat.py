@@ -2,12 +2,13 @@
 
 Two post-training results are what is lost from, on the test part, against the float network. `loss_points_nearest` is
 the plain one: weights rounded to nearest, nothing else; steps and activation ranges are those of least squared error.
-`loss_points_ptq` is ours: weights rounded with error feedback on the second moments of 512 samples (`Uniform`), biases
-corrected. That is done twice, for all layers at once and in turn, each layer for what the rounded ones before it give;
-the better one on the test part counts, which favours it. `loss_points_qat` is what is lost after training from the
-latter (`LSQ` with distillation; its end, or a state that was surely better on samples of the lesson set aside).
-`recovered_share` = 1 - qat / ptq, `recovered_share_of_nearest` = 1 - qat / nearest. Every layer that is named is
-quantized, first and last alike, one step for each output channel of a weight and one for each activation tensor.
+`loss_points_ptq` is ours: weights rounded with error feedback on the second moments of 512 samples (`Uniform`; at two
+bits `HalfSteps`), biases corrected. That is done twice, for all layers at once and in turn, each layer for what the
+rounded ones before it give; the better one on the test part counts, which favours it. `loss_points_qat` is what is lost
+after training from the latter (`LSQ` with distillation; its end, or a state that was surely better on samples of the
+lesson set aside). `recovered_share` = 1 - qat / ptq, `recovered_share_of_nearest` = 1 - qat / nearest. Every layer that
+is named is quantized, first and last alike, one step for each output channel of a weight and one for each activation
+tensor.
 
 W4A4 and W2A8: W bits of the weights, A of the activations. Four-bit activations are simulated, no runtime here
 executes them. A part is a net, its bits and a seed (which samples calibrate, and the order of those that train); parts
