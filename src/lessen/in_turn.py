@@ -61,7 +61,9 @@ def realize_in_turn(bench: Bench, treatments: Mapping[str, Treatment], batches: 
     made = realize(bench, {n: t for n, t in treatments.items() if n not in {x.name for x in layers if _visitable(x)}})
     turn = _Turn(bench, coded, made.module)
     with _as_one(bench.module, made.module, coded):
-        visited = side_by_side(bench.module, made.module, [x for x in layers if _visitable(x)], batches, turn.visit)
+        unread = next((s.unread for s in bench.statistics.values()), None)
+        todo = [x for x in layers if _visitable(x)]
+        visited = side_by_side(bench.module, made.module, todo, batches, turn.visit, unread)
     left = {n: t for n, t in coded.items() if n not in visited and n not in made.codings}
     for name, technique in left.items():
         layer, statistics = bench.layers[name], bench.statistics.get(name, Statistics())

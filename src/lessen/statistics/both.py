@@ -29,6 +29,9 @@ class Both:
         self.fisher.begin_again()
         self.sums.begin_again()
 
+    def runs_backward(self, inputs: tuple[Tensor, ...]) -> None:
+        self.fisher.runs_backward(inputs)
+
     def forget_inputs(self) -> None:
         self.fisher.forget_inputs()
 

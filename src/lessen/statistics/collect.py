@@ -75,15 +75,18 @@ def collect(
         for batch in head:
             later.hold(batch)
         watch.observer = sums = both.sums
+        unread = both.fisher.unread.found()
+        if unread is not None:
+            sums.begin_again()  # of what was read only
         for batch in cut(itertools.chain(after(head, both.samples), _held(stream, later)), sys.maxsize, 4 * size):
-            sums.starts(count(batch))
+            sums.starts(count(batch), unread.rows(batch) if unread else None)
             with torch.no_grad(), watch:
                 model(*inputs_of(batch))
             watch.forget()
             log.debug("statistics: %d samples", sums.seen)
     known, samples = both.fisher, sums.seen
     found = {layer.name: _finished(layer, sums, known, samples) for layer in layers}
-    return {x.name: replace(found[x.name], gradients=LayerGradients(later, x)) for x in layers}
+    return {x.name: replace(found[x.name], gradients=LayerGradients(later, x), unread=unread) for x in layers}
 
 
 def _first_look(model: nn.Module, layers: Sequence[Layer], weights: dict[str, Tensor], head: Sequence[Any]) -> Fisher:

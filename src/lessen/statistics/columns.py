@@ -37,7 +37,7 @@ def worth_taking(positions: int, rows: int, columns: int) -> int:
 def sample_rows(x: Tensor, samples: int, rows: int, generator: torch.Generator) -> Tensor:
     """At most what is worth taking of the rows of `x` [n, columns], as float32 [1, n', columns]."""
     n, columns = x.shape
-    keep = samples * worth_taking(max(n // max(samples, 1), 1), rows, columns)
+    keep = samples * worth_taking(max(-(-n // max(samples, 1)), 1), rows, columns)
     if keep < n:
         x = x[torch.randperm(n, generator=generator)[:keep].sort().values]
     return x.float().unsqueeze(0)

@@ -14,6 +14,7 @@ from .batches import count, inputs_of
 from .columns import Convolution
 from .losses import tensors_of
 from .moments import Gradients, Moments
+from .unread import Search
 from .watch import Watch
 
 log = logging.getLogger("lessen")
@@ -33,6 +34,7 @@ class Fisher:
         self.samples = 0
         self.by_layer = {layer.name: Gradients(layer.shape[0]) for layer in layers}
         self.returned: dict[str, Moments] = {}
+        self.unread = Search()
         self._read: dict[str, list[Any]] = {}
         self.values = 0  # that layers read, each tensor counted once
         self._last: Tensor | None = None
@@ -63,6 +65,7 @@ class Fisher:
 
     def gradients(self, layer: Layer, grads: Tensor, start: int) -> None:
         self.by_layer[layer.name].add(grads, start)
+        self.unread.gradients(grads)
 
     def lookup_gradients(self, layer: Layer, grads: Tensor) -> None:
         self.returned.setdefault(layer.name, Moments()).add(grads.float()[None])
@@ -74,10 +77,16 @@ class Fisher:
     def begin_again(self) -> None:
         """Forget everything seen so far."""
         self.by_layer = {name: Gradients(len(g.rows)) for name, g in self.by_layer.items()}
-        self.returned, self._read, self.samples = {}, {}, 0
+        self.returned, self._read, self.samples, self.unread = {}, {}, 0, Search()
+
+    def runs_backward(self, inputs: tuple[Tensor, ...]) -> None:
+        """Forward first; the gradients of all that these inputs make come then."""
+        self.unread.starts(inputs)
 
     def forget_inputs(self) -> None:
+        """A batch has run backward."""
         self._last = None
+        self.unread.ends()
 
     def reached(self) -> bool:
         """Did a gradient arrive at every layer that the data did?"""
@@ -148,6 +157,8 @@ def _one_batch(
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     leaves = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in inputs]
     roots = [x for x in leaves if x.requires_grad] + tables + extra
+    observer: Any = watch.observer
+    observer.runs_backward(inputs)
     try:
         for p in tables + extra:
             p.requires_grad_(True)

@@ -28,6 +28,7 @@ from .collect import weights_of
 from .columns import Convolution, observations, patches
 from .moments import WIDEST
 from .still import still
+from .unread import Unread, those_read
 from .watch import Watch
 
 _KINDS = ("linear", "conv", "conv_transpose")
@@ -119,8 +120,9 @@ Visit = Callable[[Layer, Drift], None]
 
 
 def side_by_side(
-    model: nn.Module, coded: nn.Module, layers: Sequence[Layer], batches: Iterable[Any], visit: Visit
-) -> tuple[str, ...]:
+    model: nn.Module, coded: nn.Module, layers: Sequence[Layer], batches: Iterable[Any], visit: Visit,
+    unread: Unread | None = None,
+) -> tuple[str, ...]:  # fmt: skip
     """Runs both networks on the batches and calls `visit` at each layer that runs once, in the order of the network.
 
     Args:
@@ -129,6 +131,7 @@ def side_by_side(
         layers: those to visit, with their float weights.
         batches: as for `collect`; all of them are under way at once, so a file (memory, where there is no room for
             one) holds what lies between two layers for all samples.
+        unread: says which positions are padding and left out.
 
     Returns:
         names of the layers that were visited. Embeddings, recurrent layers and weights that are used several times
@@ -142,7 +145,8 @@ def side_by_side(
         once = _used_once(model, layers, batches[0]) if batches else []
         fixed = [*_held_by(model), *_held_by(coded), *(x for b in batches for x in inputs_of(b))]
         aside = stack.enter_context(Aside(fixed))
-        runs = [[_Run(n, once, b, aside) for b in batches] for n in (model, coded)]
+        read = [unread.rows(b) if unread else None for b in batches]
+        runs = [[_Run(n, once, b, aside, r) for b, r in zip(batches, read, strict=True)] for n in (model, coded)]
         try:
             return _led(runs, visit) if once else ()
         finally:
@@ -227,6 +231,7 @@ class _Stop:
     version: int  # of the input: the same memory may hold something else by now
     aside: Aside
     conv: Convolution | None = None
+    read: Tensor | None = None
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -237,7 +242,8 @@ class _Stop:
         """Length of `columns`."""
         if self.conv is not None:
             return observations(self.input, self.layer.weight.shape[2:], self.conv, self.layer.shape[0])
-        return min(len(self.input), self._most(runs))
+        rows, read = len(self.input), self.read
+        return min(rows if read is None or len(read) != rows else int(read.sum()), self._most(runs))
 
     @contextmanager
     def columns(self, runs: int) -> Iterator[Tensor]:
@@ -253,7 +259,7 @@ class _Stop:
         generator = torch.Generator().manual_seed(0)
         if self.conv is not None:
             return patches(self.input, self.layer.weight.shape[2:], self.conv, self.layer.shape[0], generator)
-        x, most = self.input, self._most(runs)
+        x, most = those_read(self.input, self.read), self._most(runs)
         if len(x) > most:
             x = x[torch.randperm(len(x), generator=generator)[:most].sort().values]
         return x.float().unsqueeze(0)
@@ -301,10 +307,12 @@ class _Behind(TorchFunctionMode):
 class _Run(_Uses):
     """One network on one batch: a thread that goes from layer to layer when told to."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], batch: Any, aside: Aside) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], batch: Any, aside: Aside, read: Tensor | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stop: _Stop | None = None
-        self.aside = aside
+        self.aside, self.read = aside, read
         self._mine: set[int] = set()  # storages that this run made
         self._reads: set[int] = set()  # those that the operator at work reads
         self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
@@ -371,7 +379,7 @@ class _Run(_Uses):
             trim()  # this thread has a heap of its own
 
     def rows(self, layer: Layer, x: Tensor) -> None:
-        self._meet(_Stop(layer, x, x._version, self.aside))
+        self._meet(_Stop(layer, x, x._version, self.aside, read=self.read))
 
     def image(self, layer: Layer, x: Tensor, conv: Convolution) -> None:
         self._meet(_Stop(layer, x, x._version, self.aside, conv))

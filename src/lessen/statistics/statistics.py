@@ -12,6 +12,7 @@ from ..memory import stretches
 
 if TYPE_CHECKING:
     from .gradients import LayerGradients
+    from .unread import Unread
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Statistics:
         observations: rows of input columns that `H` is the mean of (samples x positions taken); 0 if not known.
         gradients: of the loss by the single weights, computed when first asked for; None if they can't be.
         extremes: lowest and highest value of each input column, float32 [columns] each; None for convolutions.
+        unread: where a network's inputs say that a position is padding, which H and mean then leave out.
 
     An embedding is the transposed case: its rows are tokens, so `G` [rows] is how often a sample looks a row up
     and `H` [1, columns, columns] the second moment of the loss gradient at what it returns.
@@ -44,6 +46,7 @@ class Statistics:
     observations: int = 0
     gradients: LayerGradients | None = field(default=None, repr=False)
     extremes: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    unread: Unread | None = None
 
     @property
     def full(self) -> Tensor | None:

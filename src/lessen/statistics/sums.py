@@ -10,6 +10,7 @@ from torch import Tensor
 from ..models.layer import Layer
 from .columns import Convolution, patches, sample_rows
 from .moments import Lookups, Moments
+from .unread import those_read
 
 
 class Sums:
@@ -27,9 +28,11 @@ class Sums:
         self.positions: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(0)
         self.samples, self.seen = 1, 0
+        self.read: Tensor | None = None
 
-    def starts(self, samples: int) -> None:
-        """A batch of so many samples comes next."""
+    def starts(self, samples: int, read: Tensor | None = None) -> None:
+        """A batch of so many samples comes next; `read` says which of its positions are, bool [n * t]."""
+        self.read = read
         self.samples = max(samples, 1)
         self.seen += samples
 
@@ -44,7 +47,7 @@ class Sums:
         self.positions[layer.name] = self.positions.get(layer.name, 0) + len(x)
         if (moments := self._leads(layer)) is not None and len(x):
             moments.range(x, by_column=True)
-            moments.add(sample_rows(x, self.samples, layer.shape[0], self.generator))
+            moments.add(sample_rows(those_read(x, self.read), self.samples, layer.shape[0], self.generator))
 
     def image(self, layer: Layer, x: Tensor, conv: Convolution) -> None:
         self.positions[layer.name] = self.positions.get(layer.name, 0) + outputs_of(layer, x, conv) * len(x)
