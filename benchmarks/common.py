@@ -30,8 +30,10 @@ def row(who: str, what: str, figure: str, value: float | None, unit: str, **more
         value: None where it could not be measured; then say why in `note`.
         more: `n`, `low` and `high` (95 % interval), `note`, or whatever else belongs to it; None is left out.
     """
-    if value is not None and not math.isfinite(value):  # a peer's file that answers nothing; JSON has no such number
-        value, more = None, {"note": "infinite" if math.isinf(value) else "not a number"}
+    if value is not None and math.isinf(value):  # a peer's file that answers nothing; JSON has no such number
+        value, more = None, {"note": "infinite"}
+    if value is not None and math.isnan(value) and not who.startswith("lessen"):  # ours is a mistake, and refused
+        value, more = None, {"note": "not a number"}
     if more.get("note"):  # errors of peers name files: as they lie in the project
         more["note"] = str(more["note"]).replace(f"{RESULTS.parents[1]}/", "")
     made = {"who": who, "what": what, "figure": figure, "value": value, "unit": unit}

@@ -47,6 +47,11 @@ def test_an_infinite_figure_is_told_in_words(common) -> None:
     assert row["value"] is None and row["note"] == "infinite" and "low" not in row
 
 
+def test_what_a_peer_answers_may_be_no_number(common) -> None:
+    row = common.row("peer", "a", "sqnr", float("nan"), "dB", low=1.0)
+    assert row["value"] is None and row["note"] == "not a number" and "low" not in row
+
+
 def test_wrong_shapes_are_found(common) -> None:
     right = {"command": "", "commit": "", "machine": {}, "versions": {}, "seconds": 1.0}
     row = common.row("lessen", "a", "f", None, "s")
