@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import json
 import math
+import re
 import resource
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def row(who: str, what: str, figure: str, value: float | None, unit: str, **more
     if value is not None and math.isnan(value) and not who.startswith("lessen"):  # ours is a mistake, and refused
         value, more = None, {"note": "not a number"}
     if more.get("note"):  # errors of peers name files: as they lie in the project
-        more["note"] = str(more["note"]).replace(f"{RESULTS.parents[1]}/", "")
+        more["note"] = re.sub(r"/\S*/(?=\.cache/)", "", str(more["note"]).replace(f"{RESULTS.parents[1]}/", ""))
     made = {"who": who, "what": what, "figure": figure, "value": value, "unit": unit}
     return made | {k: v for k, v in more.items() if v is not None}
 

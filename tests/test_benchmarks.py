@@ -47,6 +47,11 @@ def test_an_infinite_figure_is_told_in_words(common) -> None:
     assert row["value"] is None and row["note"] == "infinite" and "low" not in row
 
 
+def test_notes_name_files_as_they_lie_in_the_project(common) -> None:
+    note = "LessenError: /somewhere/else/.cache/zoo/silero/vad.onnx: refused"
+    assert common.row("peer", "a", "f", None, "s", note=note)["note"] == "LessenError: .cache/zoo/silero/vad.onnx: refused"
+
+
 def test_what_a_peer_answers_may_be_no_number(common) -> None:
     row = common.row("peer", "a", "sqnr", float("nan"), "dB", low=1.0)
     assert row["value"] is None and row["note"] == "not a number" and "low" not in row
