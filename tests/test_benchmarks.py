@@ -49,7 +49,9 @@ def test_an_infinite_figure_is_told_in_words(common) -> None:
 
 def test_notes_name_files_as_they_lie_in_the_project(common) -> None:
     note = "LessenError: /somewhere/else/.cache/zoo/silero/vad.onnx: refused"
-    assert common.row("peer", "a", "f", None, "s", note=note)["note"] == "LessenError: .cache/zoo/silero/vad.onnx: refused"
+    assert (
+        common.row("peer", "a", "f", None, "s", note=note)["note"] == "LessenError: .cache/zoo/silero/vad.onnx: refused"
+    )
 
 
 def test_what_a_peer_answers_may_be_no_number(common) -> None:
