@@ -32,7 +32,7 @@ class Slope:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """clip(round(x / step), low, high) * step; the gradient passes inside the range (Bengio et al. 2013)."""
+    """round(clip(x / step, low, high)) * step; the gradient passes inside the range (Bengio et al. 2013)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Any, high: Any, slope: Slope | None, odd: Any) -> Tensor:
